@@ -1,0 +1,72 @@
+"""The records that travel: one example on the host, one batch to the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, UInt8
+
+from input_pipeline.schema import AttributeSchema
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One labelled image as a source hands it out: the truth, before any weak-label protocol.
+
+    Attributes:
+      image: encoded JPEG or PNG bytes, or a decoded uint8 array [H, W, 3].
+      labels: uint8 [A] in {0, 1}; 0 where unknown.
+      known: bool [A]; False where the data set itself does not say.
+      key: stable name of the example ("000123.jpg"), from which every random choice about it is derived.
+      caption: a sentence about the image, or None.
+    """
+
+    image: bytes | UInt8[np.ndarray, "H W 3"]
+    labels: UInt8[np.ndarray, "A"]
+    known: Bool[np.ndarray, "A"]
+    key: str
+    caption: str | None = None
+
+
+class Source(Protocol):
+    """Random access to one split of a data set. Reading position i twice gives the same example."""
+
+    schema: AttributeSchema
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class AttributeBatch(NamedTuple):
+    """B examples, ready for the device. A NamedTuple, and therefore a JAX pytree.
+
+    Attributes:
+      image: uint8 [B, H, W, 3], RGB.
+      labels: uint8 [B, A] in {0, 1}; 0 wherever `known` is False.
+      known: bool [B, A]; unknown is not negative.
+      weight: float32 [B] in [0, 1]; 0 for padding and for skipped examples.
+      index: int32 [B], the example's position in its source; -1 for padding.
+      tokens: int32 [B, T] caption token ids, 0 where padded; None where the run uses no text.
+    """
+
+    image: UInt8[np.ndarray, "B H W 3"]
+    labels: UInt8[np.ndarray, "B A"]
+    known: Bool[np.ndarray, "B A"]
+    weight: Float32[np.ndarray, "B"]
+    index: Int32[np.ndarray, "B"]
+    tokens: Int32[np.ndarray, "B T"] | None = None
+
+
+def stack(batches: Sequence[AttributeBatch]) -> AttributeBatch:
+    """Concatenates batches along the first axis."""
+    first = batches[0]
+    return AttributeBatch(
+        *(
+            None if getattr(first, field) is None else np.concatenate([getattr(b, field) for b in batches])
+            for field in AttributeBatch._fields
+        )
+    )
