@@ -49,7 +49,7 @@ class Method:
     Attributes:
       name: its key in the table of methods.
       schema: the attributes it predicts.
-      model: a Linen module.
+      model: a Linen module called as model(image, tokens, train=...). It never sees a label.
       forward: see `Forward`.
       augment: (batch of uint8 images, key or None) -> batch of float images [B, H, W, 3]. With a key it
         augments for training; with None it only normalises. Pure, run on the device inside the step.
@@ -71,4 +71,5 @@ class Method:
         """Initial variables ("params", "batch_stats") for batches of this shape."""
         names = ("params", *self.rng_names)
         rngs = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
-        return self.model.init(rngs, self.augment(batch, None), train=False)
+        prepared = self.augment(batch, None)
+        return self.model.init(rngs, prepared.image, prepared.tokens, train=False)
