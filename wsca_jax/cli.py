@@ -1,0 +1,175 @@
+"""The `wsca` command: train, evaluate, inspect, prepare, verify.
+
+Nothing heavy is imported until a command needs it, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsca_jax.errors import ExitCode, WscaError
+
+CONFIG_HELP = "config file and variant, such as configs/celeba.py:small"
+EXAMPLES = {
+    "train": """examples:
+  wsca train --config configs/scenes.py:quickstart --workdir runs/scenes
+  wsca train --config configs/celeba.py:small --data_dir ~/celeba --workdir runs/celeba \\
+      --config.optimizer.learning_rate=3e-4 --config.weak_labels.known_fraction=0.1
+
+Started again with the same --workdir, a run goes on from its last checkpoint.
+Any key of the configuration can be given as --config.KEY=VALUE; `wsca inspect` lists them.""",
+    "evaluate": """examples:
+  wsca evaluate --workdir runs/celeba
+  wsca evaluate --workdir runs/celeba --data_dir ~/other_faces --split test --checkpoint best""",
+    "inspect": """example:
+  wsca inspect --config configs/celeba.py:small
+
+Prints the batch, the parameters, the outputs, the loss terms, what is frozen, the multiply-adds of each
+module and the memory a step needs. Runs nothing and reads no data.""",
+    "prepare": """example:
+  wsca prepare --data celeba --data_dir ~/celeba --output ~/prepared/celeba""",
+    "verify": """example:
+  wsca verify --data celeba --data_dir ~/prepared/celeba""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code (see `wsca_jax.errors.ExitCode`)."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    overrides = [word for word in rest if word.startswith("--config.")]
+    if rest != overrides or (overrides and not hasattr(options, "config")):
+        strange = next(word for word in rest if word not in overrides or not hasattr(options, "config"))
+        parser.error(f"unrecognised argument {strange!r}; overrides read --config.key=value")
+    try:
+        options.run(options, overrides)
+    except WscaError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", ExitCode.INTERRUPTED)
+    except Exception as error:
+        return _answer_data_error(error)
+    return ExitCode.DONE
+
+
+def _answer_data_error(error: Exception) -> int:
+    from input_pipeline.errors import DataError
+    from input_pipeline.schema import SchemaError
+
+    if isinstance(error, DataError | SchemaError):
+        return _complain(str(error), ExitCode.BAD_INPUT)
+    traceback.print_exc()
+    return ExitCode.CRASH
+
+
+def _complain(message: str, code: ExitCode) -> int:
+    print(f"wsca: {message}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wsca",
+        description="Weakly supervised attribute recognition: train, evaluate and look inside.",
+        epilog="exit codes: "
+        + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode),
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    train = _command(commands, "train", "train a model, or go on with a run that was interrupted", run_train)
+    train.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help=CONFIG_HELP)
+    train.add_argument("--workdir", required=True, type=Path, help="folder of the run; made if absent")
+    _add_data_dir(train)
+    train.add_argument(
+        "--accept_changes",
+        action="store_true",
+        help="resume although the configuration differs from the one the run began with",
+    )
+
+    evaluate = _command(commands, "evaluate", "measure a trained run on a split", run_evaluate)
+    evaluate.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    _add_data_dir(evaluate, "; the run's own data if left out")
+    evaluate.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+    evaluate.add_argument(
+        "--checkpoint", default="latest", metavar="latest|best|STEP", help="which checkpoint (default: latest)"
+    )
+
+    inspect = _command(commands, "inspect", "dry run: shapes, parameters, cost, memory", run_inspect)
+    inspect.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help=CONFIG_HELP)
+    inspect.add_argument("--depth", type=int, default=2, help="levels of modules in the tables (default: 2)")
+
+    prepare = _command(commands, "prepare", "turn official files into shards, once", run_prepare)
+    _add_data_set(prepare)
+    prepare.add_argument("--output", required=True, type=Path, help="folder for the shards; made if absent")
+
+    verify = _command(commands, "verify", "read everything in a data folder and check it", run_verify)
+    _add_data_set(verify)
+    return parser
+
+
+def _command(commands, name: str, summary: str, run) -> argparse.ArgumentParser:  # noqa: ANN001 (argparse's own type is private)
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_data_dir(parser: argparse.ArgumentParser, note: str = "; not needed for scenes") -> None:
+    parser.add_argument("--data_dir", type=Path, help=f"folder of the data set, official files or shards{note}")
+
+
+def _add_data_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="NAME", help="name of the data set, such as celeba")
+    parser.add_argument("--data_dir", required=True, type=Path, help="folder of the data set")
+
+
+def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import config, train
+
+    train.train(
+        config.load(options.config, overrides),
+        workdir=options.workdir,
+        data_dir=options.data_dir,
+        accept_changes=options.accept_changes,
+        command=sys.argv,
+    )
+
+
+def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import train
+
+    train.evaluate(
+        options.workdir, data_dir=options.data_dir, split=options.split, checkpoint=options.checkpoint
+    )
+
+
+def run_inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import config, train
+
+    print(train.inspect(config.load(options.config, overrides), depth=options.depth))
+
+
+def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax.config import data_set
+
+    data_set(options.data).prepare(options.data_dir, options.output)
+
+
+def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax.config import data_set
+
+    print(data_set(options.data).verify(options.data_dir))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""From a feature map to visual tokens that keep their place in the image."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+def pooling_matrix(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
+    """Averages `size` positions into `bins` as PyTorch's AdaptiveAvgPool does: bin i covers
+    floor(i * size / bins) to ceil((i + 1) * size / bins), so neighbouring bins may share a position.
+    """
+    matrix = np.zeros((bins, size), np.float32)
+    for i in range(bins):
+        start, end = i * size // bins, -(-(i + 1) * size // bins)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
+
+
+def adaptive_average_pool(feature: Float[Array, "B H W C"], grid: int) -> Float[Array, "B h w C"]:
+    """Pools to `grid` x `grid`; a side already at or below `grid` keeps its own size, never upsampled."""
+    _, height, width, _ = feature.shape
+    rows = pooling_matrix(height, min(grid, height))
+    columns = pooling_matrix(width, min(grid, width))
+    return jnp.einsum(
+        "hH,wW,BHWC->BhwC", rows.astype(feature.dtype), columns.astype(feature.dtype), feature
+    )
+
+
+class VisualTokens(nn.Module):
+    """Feature map -> tokens: adaptive pooling, Dense, LayerNorm, ReLU, Dropout.
+
+    Attributes:
+      hidden_size: width d of a token.
+      grid: the largest token grid per side (7 gives 49 tokens at 224 px).
+      dropout: rate of the dropout on tokens, in training.
+      dtype: dtype of the matrix product; the normalisation's statistics are float32.
+    """
+
+    hidden_size: int
+    grid: int = 7
+    dropout: float = 0.1
+    dtype: DTypeLike = jnp.bfloat16
+
+    @nn.compact
+    def __call__(self, feature: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w d"]:
+        pooled = adaptive_average_pool(feature, self.grid)
+        tokens = nn.Dense(self.hidden_size, dtype=self.dtype, name="projection")(pooled)
+        tokens = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(tokens))
+        return nn.Dropout(self.dropout, deterministic=not train)(tokens)
