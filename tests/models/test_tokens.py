@@ -1,0 +1,42 @@
+"""Visual tokens: pooling as PyTorch's, never upsampled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wsca_jax.models.tokens import VisualTokens, adaptive_average_pool, pooling_matrix
+
+
+def test_pooling_bins_by_hand():
+    # 5 positions into 2 bins: floor(0)..ceil(2.5) and floor(2.5)..5, so position 2 is in both.
+    np.testing.assert_allclose(
+        pooling_matrix(5, 2), [[1 / 3, 1 / 3, 1 / 3, 0, 0], [0, 0, 1 / 3, 1 / 3, 1 / 3]], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("height", "width", "grid"), [(14, 14, 7), (10, 9, 7), (8, 12, 3)])
+def test_pooling_equals_pytorch(height, width, grid):
+    torch = pytest.importorskip("torch")
+    feature = np.random.default_rng(0).normal(size=(2, height, width, 5)).astype(np.float32)
+    expected = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(feature).permute(0, 3, 1, 2), grid)
+    np.testing.assert_allclose(
+        adaptive_average_pool(jnp.asarray(feature), grid), expected.permute(0, 2, 3, 1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("size", "expected"), [((2, 2), (2, 2)), ((7, 7), (7, 7)), ((4, 12), (4, 7))])
+def test_small_maps_keep_their_own_grid(size, expected):
+    feature = jnp.ones((1, *size, 4))
+    tokens, _ = VisualTokens(hidden_size=8).init_with_output(jax.random.key(0), feature, train=False)
+    assert tokens.shape == (1, *expected, 8)
+
+
+def test_dropout_only_in_training():
+    feature = jax.random.normal(jax.random.key(1), (4, 3, 3, 8))
+    module = VisualTokens(hidden_size=64, dropout=0.5)
+    variables = module.init(jax.random.key(0), feature, train=False)
+    first, second = (module.apply(variables, feature, train=False) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    dropped = module.apply(variables, feature, train=True, rngs={"dropout": jax.random.key(2)})
+    assert jnp.mean(dropped == 0) > jnp.mean(first == 0) + 0.2
