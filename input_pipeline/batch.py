@@ -57,16 +57,32 @@ class AttributeBatch(NamedTuple):
     labels: UInt8[np.ndarray, "B A"]
     known: Bool[np.ndarray, "B A"]
     weight: Float32[np.ndarray, "B"]
-    index: Int32[np.ndarray, "B"]
+    index: Int32[np.ndarray, "B"]  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     tokens: Int32[np.ndarray, "B T"] | None = None
 
 
-def stack(batches: Sequence[AttributeBatch]) -> AttributeBatch:
-    """Concatenates batches along the first axis."""
-    first = batches[0]
+def blank_batch(batch_size: int, image_size: int, num_attributes: int) -> AttributeBatch:
+    """A batch of padding: shapes and dtypes as every batch has them, black images, weight 0, index -1."""
     return AttributeBatch(
-        *(
-            None if getattr(first, field) is None else np.concatenate([getattr(b, field) for b in batches])
-            for field in AttributeBatch._fields
-        )
+        image=np.zeros((batch_size, image_size, image_size, 3), np.uint8),
+        labels=np.zeros((batch_size, num_attributes), np.uint8),
+        known=np.zeros((batch_size, num_attributes), np.bool_),
+        weight=np.zeros(batch_size, np.float32),
+        index=np.full(batch_size, -1, np.int32),
+    )
+
+
+def stack(batches: Sequence[AttributeBatch]) -> AttributeBatch:
+    """Concatenates batches along the first axis. Either all of them have tokens or none has."""
+
+    def joined(field: str) -> np.ndarray:
+        return np.concatenate([getattr(batch, field) for batch in batches])
+
+    return AttributeBatch(
+        image=joined("image"),
+        labels=joined("labels"),
+        known=joined("known"),
+        weight=joined("weight"),
+        index=joined("index"),
+        tokens=None if batches[0].tokens is None else joined("tokens"),
     )

@@ -92,11 +92,13 @@ class AttributeSchema:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """A record of plain lists and strings from which `from_json` rebuilds the schema."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> AttributeSchema:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        """Rebuilds what `to_json` wrote. Raises SchemaError for fields that are missing or unknown."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
         try:
             return cls(**fields)
         except TypeError as error:

@@ -1,0 +1,202 @@
+"""Batches: deterministic, elastic, decoded by host threads.
+
+Training sees one endless stream of examples: the data set in a fresh order, then again in another, without a
+gap (an epoch need not be a whole number of batches, and a batch may be larger than the data set). Position k
+of the stream is fixed by the seed alone. Step t of a run takes positions [t * B, (t + 1) * B), where B is the
+global batch, and shard s of n takes the s-th of its n equal pieces. So the step is the whole state of the
+stream, and any number of hosts sees the same global batches in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from input_pipeline.batch import AttributeBatch, Example, Source, blank_batch
+from input_pipeline.errors import CorruptExampleError, CorruptImageError, DataError
+from input_pipeline.images import ImageOptions, load
+from input_pipeline.weak_labels import WeakLabels
+
+# Second words of the generators' keys: one for each thing that is drawn.
+_ORDER, _CROP = 0, 1
+
+
+def train_batches(
+    source: Source,
+    *,
+    images: ImageOptions,
+    weak_labels: WeakLabels | None = None,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    shard: int = 0,
+    shards: int = 1,
+    threads: int = 2,
+    allow_corrupt: bool = False,
+) -> Iterator[AttributeBatch]:
+    """Endless training batches of one shard, from `start_step` on.
+
+    Each epoch's examples come exactly once. At most 2 * threads batches are held ready or in the making.
+    Closing the iterator, or dropping it, ends its threads.
+
+    Args:
+      source: the split to read, at least one example.
+      images: geometry; random windows are drawn from (seed, position in the stream).
+      weak_labels: what is hidden from training; None hides nothing.
+      batch_size: the global batch, a multiple of `shards`. The batches returned hold batch_size / shards
+        examples.
+      seed: fixes order and windows.
+      start_step: the first step to return; the same as skipping that many batches.
+      shard: which of the `shards` equal pieces of every global batch to return.
+      threads: host threads, each working on a batch of its own; 0 works in the caller's thread.
+      allow_corrupt: an example that cannot be read becomes a black row of weight 0 with its own index and no
+        known label, for the caller to count, instead of an error.
+
+    Raises:
+      DataError: settings that do not fit together (at once); an example that cannot be read, named by its key
+        (when its batch is due).
+    """
+    _check(source, batch_size, shard, shards)
+    piece = batch_size // shards
+    order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
+    reader = _Reader(source, images, weak_labels, allow_corrupt)
+
+    def build(step: int) -> AttributeBatch:
+        first = step * batch_size + shard * piece
+        stream = (divmod(position, len(source)) for position in range(first, first + piece))
+        indices = [int(order(epoch)[offset]) for epoch, offset in stream]
+        return reader.batch(indices, piece, _crop_draws(seed, first, piece) if images.random_crop else None)
+
+    return _iterate(grain.MapDataset.range(start_step, sys.maxsize).map(build), threads)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    images: ImageOptions,
+    batch_size: int,
+    shard: int = 0,
+    shards: int = 1,
+    threads: int = 2,
+    allow_corrupt: bool = False,
+) -> Iterator[AttributeBatch]:
+    """Every example exactly once, in the source's order, with all its labels.
+
+    All shards return the same number of batches of batch_size / shards rows; what is left over is padded with
+    black rows of weight 0 and index -1. Arguments and errors as for `train_batches`.
+    """
+    _check(source, batch_size, shard, shards)
+    piece = batch_size // shards
+    reader = _Reader(source, images, None, allow_corrupt)
+
+    def build(step: int) -> AttributeBatch:
+        first = step * batch_size + shard * piece
+        return reader.batch(range(first, min(first + piece, len(source))), piece, None)
+
+    steps = grain.MapDataset.range(num_eval_batches(len(source), batch_size))
+    return _iterate(steps.map(build), threads)
+
+
+def num_eval_batches(examples: int, batch_size: int) -> int:
+    """How many batches `eval_batches` returns, on every shard."""
+    return -(-examples // batch_size)
+
+
+def _check(source: Source, batch_size: int, shard: int, shards: int) -> None:
+    if len(source) == 0:
+        raise DataError(
+            f"{source.schema.name}: the split holds no examples; choose another, or prepare it again"
+        )
+    if batch_size < 1 or shards < 1 or batch_size % shards:
+        raise DataError(f"a global batch of {batch_size} does not divide into {shards} equal pieces")
+    if not 0 <= shard < shards:
+        raise DataError(f"shard must lie in 0..{shards - 1}, found {shard}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads examples into batches."""
+
+    source: Source
+    images: ImageOptions
+    weak_labels: WeakLabels | None
+    allow_corrupt: bool
+
+    def batch(
+        self, indices: Sequence[int], rows: int, draws: Float64[np.ndarray, "B 4"] | None
+    ) -> AttributeBatch:
+        """A batch of `rows` rows: the examples at `indices`, then padding."""
+        batch = blank_batch(rows, self.images.size, self.source.schema.num_attributes)
+        for row, index in enumerate(indices):
+            batch.index[row] = index
+            try:
+                self._read(batch, row, index, None if draws is None else draws[row])
+            except CorruptExampleError:
+                if not self.allow_corrupt:
+                    raise
+                batch.image[row] = 0
+        return batch
+
+    def _read(
+        self, batch: AttributeBatch, row: int, index: int, draw: Float64[np.ndarray, "4"] | None
+    ) -> None:
+        example = self.source[index]
+        self._load(example, batch.image[row], draw)
+        labels, known = example.labels * example.known, example.known
+        if self.weak_labels is not None:
+            labels, known = self.weak_labels.apply(labels, known, example.key)
+        batch.labels[row] = labels
+        batch.known[row] = known
+        batch.weight[row] = 1.0
+
+    def _load(
+        self, example: Example, out: UInt8[np.ndarray, "S S 3"], draw: Float64[np.ndarray, "4"] | None
+    ) -> None:
+        try:
+            load(example.image, self.images, draw, out)
+        except CorruptImageError as error:
+            raise CorruptImageError(
+                f"{self.source.schema.name}: image {example.key}: {error}; replace the file and prepare the "
+                "data again, or allow corrupt examples to be skipped and counted"
+            ) from error
+
+
+def _epoch_order(seed: int, examples: int, epoch: int) -> Int64[np.ndarray, "examples"]:
+    """The epoch's order. NumPy guarantees Philox's raw output for good, and so this order."""
+    return np.argsort(_philox(seed, _ORDER, epoch, 0).random_raw(examples), kind="stable")
+
+
+def _crop_draws(seed: int, first: int, count: int) -> Float64[np.ndarray, "count 4"]:
+    """Four draws in [0, 1) for each of `count` positions of the stream, from position `first` on.
+
+    One tick of Philox's counter yields exactly four numbers, so a position's draws do not depend on where the
+    batch it falls into begins.
+    """
+    return np.random.Generator(_philox(seed, _CROP, 0, first)).random((count, 4))
+
+
+def _philox(seed: int, purpose: int, stream: int, tick: int) -> np.random.Philox:
+    """Independent for each (seed, purpose, stream), wound forward by `tick` ticks."""
+    key = np.array([seed % 2**64, purpose], np.uint64)
+    return np.random.Philox(key=key, counter=np.array([tick, stream, 0, 0], np.uint64))
+
+
+def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[AttributeBatch]:
+    # Grain's default holds 500 elements ready; our elements are whole batches.
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return _closing(batches.to_iter_dataset(options))
+
+
+def _closing(dataset: grain.IterDataset) -> Iterator[AttributeBatch]:
+    """A generator, so that close() and garbage collection both reach Grain's iterator and its threads."""
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
