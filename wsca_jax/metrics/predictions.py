@@ -28,7 +28,7 @@ class Predictions(NamedTuple):
     labels: UInt8[np.ndarray, "M A"]
     known: Bool[np.ndarray, "M A"]
     weight: Float32[np.ndarray, "M"]
-    index: Int32[np.ndarray, "M"]
+    index: Int32[np.ndarray, "M"]  # type: ignore[assignment]  # hides tuple.index on purpose
 
     @classmethod
     def empty(cls, num_attributes: int) -> Predictions:
