@@ -15,6 +15,7 @@ class ExitCode(enum.IntEnum):
     OUT_OF_DISK = 4  # saving did not fit; the last good step is intact
     DAMAGED = 5  # no checkpoint of the workdir passes its checksums
     PREEMPTED = 75  # SIGTERM: saved, start again with the same command
+    INTERRUPTED = 130  # Ctrl-C; the last saved checkpoint is intact
 
 
 class WscaError(Exception):

@@ -56,6 +56,7 @@ class Method:
       terms: the loss terms with a weight other than 0.
       rng_names: the random streams the model draws from in training ("dropout", ...).
       frozen: regular expressions over parameter paths ("trunk/.*") that are not trained.
+      pretrained: replaces initial variables by loaded ones, on the host, once as a run begins; or None.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Method:
     terms: tuple[Term, ...]
     rng_names: tuple[str, ...] = ("dropout",)
     frozen: tuple[str, ...] = ()
+    pretrained: Callable[[Variables], Variables] | None = None
 
     def init(self, rng: jax.Array, batch: AttributeBatch) -> Variables:
         """Initial variables ("params", "batch_stats") for batches of this shape."""

@@ -1,0 +1,100 @@
+"""Configurations: files say what differs, the command line types what it changes, typos name the right key."""
+
+import pytest
+
+from wsca_jax import config as config_lib
+from wsca_jax.config import ConfigError
+
+SCENES = "configs/scenes.py:tiny"
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(body: str) -> str:
+        path = tmp_path / "mine.py"
+        path.write_text(f"def get_config(variant=''):\n    return {body}\n")
+        return str(path)
+
+    return write
+
+
+def test_file_changes_defaults_and_command_line_changes_file():
+    config = config_lib.load(SCENES, ["--config.optimizer.learning_rate=5e-4", "--config.train.epochs=3"])
+    assert config.optimizer.learning_rate == 5e-4
+    assert config.train.epochs == 3.0
+    assert isinstance(config.train.epochs, float)
+    assert config.model.trunk.depth == 18
+    assert config.optimizer.clip_norm == 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "--config.optimizer.learning_rte=1",
+            "unknown config key 'optimizer.learning_rte'.*optimizer.learning_rate",
+        ),
+        ("--config.trian.epochs=1", "unknown config key 'trian.epochs'; did you mean --config.train.epochs"),
+        ("--config.train.batch_size=many", "many"),
+        ("--config.train.batch_size=1.5", "1.5"),
+    ],
+)
+def test_wrong_override_is_one_clear_line(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_lib.load(SCENES, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "{'data': {'name': 'scenes'}, 'optimiser': {}}",
+            "unknown key 'optimiser'; did you mean 'optimizer'",
+        ),
+        (
+            "{'data': {'name': 'scenes'}, 'model': {'trunk': {'dept': 18}}}",
+            "'model.trunk.dept'; did you mean 'depth'",
+        ),
+        (
+            "{'data': {'name': 'scenes'}, 'loss': {'weights': {'clasification': 1.0}}}",
+            "did you mean 'classification'",
+        ),
+        ("{'data': {'name': 'scene'}}", "data.name: 'scene' is not known; choose one of celeba, scenes"),
+        ("{'method': 'magic', 'data': {'name': 'scenes'}}", "method: 'magic' is not known"),
+        ("{'data': {'name': 'scenes'}, 'train': 3}", "train is a section"),
+        ("{'data': {'name': 'scenes'}, 'train': {'batch_size': 'x'}}", "train.batch_size"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_wrong_file_is_one_clear_line(config_file, body, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_lib.load(config_file(body))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_wrong_variant_name_the_right_ones():
+    with pytest.raises(ConfigError, match=r"no config file configs/scene.py; did you mean configs/scenes.py"):
+        config_lib.load("configs/scene.py")
+    with pytest.raises(ConfigError, match="choose one of quickstart"):
+        config_lib.load("configs/scenes.py:huge")
+
+
+def test_json_round_trip_keeps_values_and_types():
+    config = config_lib.load(SCENES, ["--config.frozen=('trunk/.*',)"])
+    again = config_lib.from_json(config_lib.to_json(config), "run.json")
+    assert config_lib.flat(again) == config_lib.flat(config)
+    assert config_lib.difference(config, again) == []
+
+
+def test_difference_shows_what_changes_meaning_and_nothing_else():
+    stored = config_lib.load(SCENES)
+    given = config_lib.load(
+        SCENES, ["--config.train.log_every=7", "--config.seed=3", "--config.evaluation.batch_size=8"]
+    )
+    assert config_lib.difference(stored, given) == ["seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize("spec", ["configs/scenes.py:quickstart", "configs/celeba.py:small"])
+def test_shipped_configs_resolve(spec):
+    assert config_lib.load(spec).is_locked

@@ -1,0 +1,134 @@
+"""From a configuration to the objects of a run: data, method, optimiser, layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline import SOURCES, pipeline
+from input_pipeline.batch import AttributeBatch, Source
+from input_pipeline.images import ImageOptions
+from input_pipeline.schema import AttributeSchema
+from input_pipeline.weak_labels import WeakLabels
+from wsca_jax.config import ConfigError
+from wsca_jax.engine.optimizer import Optimizer, OptimizerOptions, make_optimizer
+from wsca_jax.engine.sharding import Layout, make_mesh
+from wsca_jax.methods import METHODS
+from wsca_jax.methods.base import Method
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long a run is, in steps. An epoch need not be a whole number of them.
+
+    Attributes:
+      total: optimiser steps in the run.
+      epoch_of: steps in one epoch, a fraction in general.
+    """
+
+    total: int
+    steps_per_epoch: float
+
+    def every(self, epochs: float) -> int:
+        """A period in epochs as a period in steps, at least 1; 0 epochs means only at the end."""
+        return max(1, round(epochs * self.steps_per_epoch)) if epochs else self.total
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a configuration describes, built. Holds no data and no state."""
+
+    config: ConfigDict
+    method: Method
+    optimizer: Optimizer
+    layout: Layout
+    schedule: Schedule
+
+
+def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
+    """Builds a run on a data set of this schema with this many training examples.
+
+    Raises:
+      WscaError: one line, for a value that something does not take.
+    """
+    schedule = make_schedule(config, examples)
+    method = build_method(config, schema)
+    optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
+    layout = Layout(make_mesh(**config.mesh))
+    layout.check_batch_size(config.train.batch_size, config.train.accumulate)
+    layout.check_batch_size(config.evaluation.batch_size)
+    return Run(config, method, optimizer, layout, schedule)
+
+
+def make_schedule(config: ConfigDict, examples: int) -> Schedule:
+    if config.train.epochs <= 0:
+        raise ConfigError(f"train.epochs is {config.train.epochs}; expected a number above 0")
+    per_epoch = examples / config.train.batch_size
+    return Schedule(max(1, round(config.train.epochs * per_epoch)), per_epoch)
+
+
+def build_method(config: ConfigDict, schema: AttributeSchema) -> Method:
+    try:
+        return METHODS[config.method].build(config, schema)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config: {' '.join(str(error).split())}") from error
+
+
+def open_source(config: ConfigDict, data_dir: Path | None, split: Split) -> Source:
+    """Opens one split of the configured data set; raises DataError."""
+    data_set = SOURCES[config.data.name]
+    return data_set.open_split(data_dir, split, data_set.Options(**config.data.options))
+
+
+def data_schema(config: ConfigDict) -> AttributeSchema:
+    return SOURCES[config.data.name].SCHEMA
+
+
+def train_batches(config: ConfigDict, source: Source, start_step: int) -> Iterator[AttributeBatch]:
+    """This process's rows of every global batch from `start_step` on."""
+    return pipeline.train_batches(
+        source,
+        images=ImageOptions(**config.data.images),
+        weak_labels=WeakLabels(**config.weak_labels),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
+        threads=config.data.threads,
+        allow_corrupt=config.data.skip_budget > 0,
+    )
+
+
+def eval_batches(config: ConfigDict, source: Source) -> Iterator[AttributeBatch]:
+    """This process's rows of the evaluation batches: the middle of each image, all of its labels."""
+    return pipeline.eval_batches(
+        source,
+        images=ImageOptions(**config.data.images),
+        batch_size=config.evaluation.batch_size,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
+        threads=config.data.threads,
+        allow_corrupt=config.data.skip_budget > 0,
+    )
+
+
+def batch_spec(config: ConfigDict, schema: AttributeSchema) -> AttributeBatch:
+    """Shapes and dtypes of a global training batch, as `jax.ShapeDtypeStruct`s."""
+    rows, size = config.train.batch_size, config.data.images.size
+    attributes = (rows, schema.num_attributes)
+    return AttributeBatch(
+        image=jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
+        labels=jax.ShapeDtypeStruct(attributes, np.uint8),
+        known=jax.ShapeDtypeStruct(attributes, np.bool_),
+        weight=jax.ShapeDtypeStruct((rows,), np.float32),
+        index=jax.ShapeDtypeStruct((rows,), np.int32),
+    )
