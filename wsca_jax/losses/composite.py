@@ -8,15 +8,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float32, Int32
 
 from input_pipeline.batch import AttributeBatch
 
-Scalar = Float[Array, ""]
+Scalar = Float32[Array, ""]
 
 # Every term there is. A configuration may weigh these names and no other.
 TERM_NAMES = ("classification", "pseudo", "cal", "mavd", "hierarchy", "frequency", "cmdl", "graph")
@@ -28,7 +28,7 @@ class Term:
 
     Attributes:
       name: one of `TERM_NAMES`.
-      fn: (outputs, batch, step) -> scalar float32, a mean over entries.
+      fn: (outputs, batch, step) -> scalar float32, a mean over entries; 0 where there are none.
       weight: its factor in the total; 0 removes the term from the program.
       count: batch -> the (weighted) number of entries `fn` averages over, where the batch alone decides
         it. Gradient accumulation uses it to make the sum over microbatches equal the large batch exactly.
@@ -44,6 +44,20 @@ class Term:
         check_names([self.name])
 
 
+class Combined(NamedTuple):
+    """What `combine` returns; float32 scalars.
+
+    Attributes:
+      total: the weighted sum, which is trained.
+      terms: {name: raw mean}, before weights.
+      weights: {name: the factor it entered the total with}.
+    """
+
+    total: Scalar
+    terms: dict[str, Scalar]
+    weights: dict[str, Scalar]
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raises ValueError, with the nearest right name, for a name that is no term."""
     for name in names:
@@ -55,56 +69,59 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def active(terms: Sequence[Term]) -> tuple[Term, ...]:
-    """The terms that are computed: weight not 0."""
+    """The terms that are computed: weight not 0. Raises ValueError where a name stands twice."""
+    names = [term.name for term in terms]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"loss terms repeat: {', '.join(repeated)}; each name stands once")
     return tuple(term for term in terms if term.weight != 0)
 
 
-def microbatch_shares(terms: Sequence[Term], microbatches: AttributeBatch) -> dict[str, Float[Array, "n"]]:
-    """How much of each term's mean every microbatch holds; each term's shares sum to 1.
+def microbatch_shares(terms: Sequence[Term], microbatches: AttributeBatch) -> dict[str, Float32[Array, "n"]]:
+    """How much of each term's mean every microbatch holds.
 
     Args:
       terms: the active terms.
       microbatches: a batch whose arrays have a leading microbatch axis n.
 
     Returns:
-      {term name: float32 [n]}: `count_i / sum(count)` where the term counts, else 1/n.
+      {term name: float32 [n]}: count_i / sum(count) where the term counts, else 1/n. Each sums to 1, or is
+      all 0 where the whole batch has no entry to count.
     """
     n = microbatches.labels.shape[0]
     shares = {}
     for term in terms:
         counts = jnp.ones(n) if term.count is None else jax.vmap(term.count)(microbatches)
-        shares[term.name] = (counts / jnp.maximum(counts.sum(), jnp.finfo(jnp.float32).tiny)).astype(
-            jnp.float32
-        )
+        total = counts.sum()
+        shares[term.name] = (counts / jnp.where(total > 0, total, 1)).astype(jnp.float32)
     return shares
 
 
 def combine(
     terms: Sequence[Term],
-    loss_state: Any,
     outputs: Any,
     batch: AttributeBatch,
-    step: Array,
+    step: Int32[Array, ""],
     shares: Mapping[str, Scalar] | None = None,
-) -> tuple[Scalar, dict[str, Scalar], Any]:
+) -> Combined:
     """Computes every active term and their weighted sum.
 
     Args:
       terms: the active terms.
-      loss_state: state of dynamic weighting, a pytree; empty while weights are fixed.
       outputs: what the model returned.
       batch: what it saw.
-      step: int32 scalar, the training step.
+      step: optimiser steps taken, for terms with a schedule.
       shares: {term name: share of this microbatch}; None means the batch is whole.
 
     Returns:
-      (total, {name: the term's share of its raw mean}, new loss_state), all float32 scalars. Summed over
-      the microbatches of one step, both equal the whole batch's.
+      The total and the raw terms, each scaled by its share: summed over the microbatches of one step, they
+      equal the whole batch's.
     """
-    parts = {}
+    raw, weights = {}, {}
     total = jnp.zeros((), jnp.float32)
     for term in terms:
-        value = term.fn(outputs, batch, step)
-        parts[term.name] = value if shares is None else value * shares[term.name]
-        total = total + term.weight * parts[term.name]
-    return total, parts, loss_state
+        value = jnp.asarray(term.fn(outputs, batch, step), jnp.float32)
+        raw[term.name] = value if shares is None else value * shares[term.name]
+        weights[term.name] = jnp.float32(term.weight)
+        total = total + weights[term.name] * raw[term.name]
+    return Combined(total, raw, weights)
