@@ -1,0 +1,229 @@
+"""CelebA's official files: two text lists and the aligned images, zipped or unpacked.
+
+Layout, in one folder or in the `Anno/`, `Eval/` and `Img/` folders of the official distribution:
+  list_attr_celeba.txt      a count, a line of 40 attribute names, then `<image> <-1|1> x 40` per line
+  list_eval_partition.txt   `<image> <0|1|2>` per line: train, validation, test
+  img_align_celeba.zip or img_align_celeba/
+Reference: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from input_pipeline.archives import Archive, open_archive
+from input_pipeline.errors import CorruptImageError, DataError
+from input_pipeline.images import check_complete
+
+ATTRIBUTES_FILE = "list_attr_celeba.txt"
+PARTITION_FILE = "list_eval_partition.txt"
+IMAGES = ("img_align_celeba.zip", "img_align_celeba")
+SPLITS = {"0": "train", "1": "validation", "2": "test"}
+
+_GET_AGAIN = "get the official file again"
+
+
+class Paths(NamedTuple):
+    """Where the three parts of the official distribution lie."""
+
+    attributes: Path
+    partition: Path
+    images: Path
+
+
+class Listing(NamedTuple):
+    """The text files, checked against each other.
+
+    Attributes:
+      keys: N image names, in the attribute file's order.
+      labels: uint8 [N, A] in {0, 1}.
+      rows: for each split that is present, the rows that belong to it.
+    """
+
+    keys: tuple[str, ...]
+    labels: UInt8[np.ndarray, "N A"]
+    rows: dict[str, tuple[int, ...]]
+
+
+def find(folder: Path) -> Paths:
+    """Finds the official files. Raises DataError naming the first that is not there."""
+    return Paths(
+        _find_one(folder, "Anno", (ATTRIBUTES_FILE,)),
+        _find_one(folder, "Eval", (PARTITION_FILE,)),
+        _find_one(folder, "Img", IMAGES),
+    )
+
+
+def _find_one(folder: Path, official: str, names: tuple[str, ...]) -> Path:
+    for name in names:
+        for candidate in (folder / name, folder / official / name):
+            if candidate.exists():
+                return candidate
+    raise DataError(
+        f"{folder}: {' or '.join(names)} is missing (looked here and in {official}/); "
+        "point --data_dir at CelebA's official files or at a folder made by `wsca prepare`"
+    )
+
+
+def read_listing(paths: Paths, attributes: tuple[str, ...]) -> Listing:
+    """Reads and cross-checks both text files.
+
+    Raises:
+      DataError: names the file, the line where there is one, the expected and the found.
+    """
+    keys, labels = _read_attributes(paths.attributes, attributes)
+    split_of = _read_partition(paths.partition)
+    _check_same_images(paths, keys, split_of)
+    rows = {
+        split: tuple(i for i, key in enumerate(keys) if split_of[key] == split) for split in SPLITS.values()
+    }
+    return Listing(keys, labels, {split: members for split, members in rows.items() if members})
+
+
+def _read_attributes(
+    path: Path, attributes: tuple[str, ...]
+) -> tuple[tuple[str, ...], UInt8[np.ndarray, "N A"]]:
+    lines = _lines(path)
+    if len(lines) < 3:
+        raise DataError(
+            f"{path}: expected a count, a header and a line per image, found {len(lines)} lines; {_GET_AGAIN}"
+        )
+    _check_header(path, lines[1].split(), attributes)
+    rows = [_attribute_row(path, number, line, len(attributes)) for number, line in enumerate(lines[2:], 3)]
+    if lines[0].strip() != str(len(rows)):
+        count = lines[0].strip()[:40]
+        raise DataError(
+            f"{path}, line 1: the count says {count!r}, but {len(rows)} images follow; {_GET_AGAIN}"
+        )
+    keys = tuple(key for key, _ in rows)
+    _check_unique(path, keys, first_line=3)
+    labels = np.frombuffer(b"".join(values for _, values in rows), np.uint8)
+    return keys, labels.reshape(len(rows), len(attributes))
+
+
+def _check_header(path: Path, found: list[str], expected: tuple[str, ...]) -> None:
+    if tuple(found) == expected:
+        return
+    differences = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "repeated": [name for name in expected if found.count(name) > 1],
+    }
+    said = [f"{kind} {', '.join(names)}" for kind, names in differences.items() if names]
+    raise DataError(
+        f"{path}, line 2: expected the {len(expected)} official attribute names in their order, "
+        f"found {len(found)}: {'; '.join(said) or 'the order differs'}; {_GET_AGAIN}"
+    )
+
+
+def _attribute_row(path: Path, number: int, line: str, attributes: int) -> tuple[str, bytes]:
+    """(image name, one byte 0 or 1 per attribute)."""
+    key, *values = line.split() or [""]
+    if len(values) != attributes:
+        raise DataError(
+            f"{path}, line {number}: expected an image name and {attributes} values, "
+            f"found {len(values)} values; {_GET_AGAIN}"
+        )
+    if not {"-1", "1"}.issuperset(values):
+        found = next(value for value in values if value not in ("-1", "1"))
+        raise DataError(f"{path}, line {number}: every value must be -1 or 1, found {found!r}; {_GET_AGAIN}")
+    return key, bytes([value == "1" for value in values])
+
+
+def _read_partition(path: Path) -> dict[str, str]:
+    """{image name: split name}."""
+    rows = [line.split() for line in _lines(path)]
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2 or row[1] not in SPLITS:
+            raise DataError(
+                f"{path}, line {number}: expected an image name and 0, 1 or 2 (train, validation, test), "
+                f"found {' '.join(row)[:60]!r}; {_GET_AGAIN}"
+            )
+    _check_unique(path, tuple(key for key, _ in rows), first_line=1)
+    return {key: SPLITS[value] for key, value in rows}
+
+
+def _check_unique(path: Path, keys: tuple[str, ...], first_line: int) -> None:
+    seen: dict[str, int] = {}
+    for number, key in enumerate(keys, first_line):
+        if key in seen:
+            raise DataError(
+                f"{path}, line {number}: {key} was listed on line {seen[key]} already; {_GET_AGAIN}"
+            )
+        seen[key] = number
+
+
+def _check_same_images(paths: Paths, keys: tuple[str, ...], split_of: dict[str, str]) -> None:
+    listed = set(keys)
+    for lacking, there, names in (
+        (paths.attributes, paths.partition, split_of.keys() - listed),
+        (paths.partition, paths.attributes, listed - split_of.keys()),
+    ):
+        if names:
+            raise DataError(
+                f"{lacking}: {min(names)} has no line here but one in {there.name} "
+                f"({len(names)} such images); use the two files of one distribution"
+            )
+
+
+def _lines(path: Path) -> list[str]:
+    """The file's lines; blank lines at the end do not count."""
+    try:
+        return path.read_text("utf-8").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: expected plain text, found byte {error.start} undecodable; {_GET_AGAIN}"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+class Images:
+    """The aligned images by name, wherever they lie. All listed images are there: checked when opened."""
+
+    def __init__(self, path: Path, keys: tuple[str, ...]) -> None:
+        self._archive: Archive = open_archive(path)
+        names = set(self._archive.names())
+        nested = f"{IMAGES[1]}/"
+        self._prefix = nested if keys and nested + keys[0] in names else ""
+        missing = [key for key in keys if self._prefix + key not in names]
+        if missing:
+            raise DataError(
+                f"{path}: {missing[0]} is listed but not there ({len(missing)} of {len(keys)} images are "
+                "missing); unpack or download the images again"
+            )
+
+    def read(self, key: str) -> bytes:
+        return self._archive.read(self._prefix + key)
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+def check_image(path: Path, key: str, image: bytes) -> None:
+    """Raises CorruptImageError, naming where the image lies, unless it decodes in full."""
+    try:
+        check_complete(image, f"{path}: image {key}")
+    except CorruptImageError as error:
+        raise CorruptImageError(f"{error}; download the images again") from error
+
+
+def fingerprint(paths: Paths) -> str:
+    """Sixteen hex digits that change with the lists' contents or an image's name, size or time of change."""
+    digest = hashlib.sha256()
+    for text in (paths.attributes, paths.partition):
+        digest.update(hashlib.sha256(text.read_bytes()).digest())
+    digest.update("\n".join(_stamps(paths.images)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _stamps(images: Path) -> list[str]:
+    entries = [images] if images.is_file() else [Path(entry.path) for entry in os.scandir(images)]
+    stats = ((entry.name, entry.stat()) for entry in sorted(entries))
+    return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
