@@ -1,8 +1,8 @@
 """Prepared data: a TensorFlow Datasets folder of ArrayRecord shards, and a manifest that can prove it whole.
 
 A record is a `tf.train.Example` with the features image (encoded, the bytes as they came), labels (A bytes, 0
-or 1), key, and sha256 (of the image's bytes). `manifest.json` lists every shard with its size, record count and
-SHA-256. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
+or 1), key, and sha256 (of the image's bytes). `manifest.json` lists every shard with its size, record count
+and SHA-256. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
 """
 
 from __future__ import annotations
