@@ -4,8 +4,8 @@
 
 Prints images per second, by the clock and per core (by processor time), of a bare loop of simplejpeg and
 OpenCV over bytes in memory and of the training pipeline, in the caller's thread and with threads of its own.
-They take turns, so that their ratios hold on a busy machine too. Then what one image costs in each part of the
-pipeline.
+They take turns, so that their ratios hold on a busy machine too. Then what one image costs in each part of
+the pipeline.
 """
 
 from __future__ import annotations
