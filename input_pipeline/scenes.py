@@ -1,0 +1,191 @@
+"""Scenes: a rendered world of objects with attributes, which needs no download.
+
+Every image shows one to four objects, each with a colour, a material, a shape, a texture and a size, on
+some ground in some light. Image i of a split is a pure function of (seed, split, i); see docs/scenes.md.
+Look at it:
+
+    python -m input_pipeline.scenes --contact_sheet scenes.png --rows 4 --columns 6 --size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import operator
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from input_pipeline.batch import Example
+from input_pipeline.errors import DataError
+from input_pipeline.scene_world import captions, contact_sheet, labels
+from input_pipeline.scene_world.options import SPLITS, Options, Split
+from input_pipeline.scene_world.records import Factors, Scene
+from input_pipeline.scene_world.rendering import render
+from input_pipeline.scene_world.sampling import Stream, sample, stream
+from input_pipeline.scene_world.vocabulary import SCHEMA
+
+__all__ = ["SCHEMA", "Options", "Source", "open_split"]
+
+
+def open_split(data_dir: Path | None, split: Split, options: Options) -> Source:
+    """Opens one split of Scenes.
+
+    Args:
+      data_dir: None; there is nothing to read.
+      split: "train", "validation" or "test".
+      options: the knobs.
+
+    Raises:
+      DataError: a data folder was given, or no such split exists.
+    """
+    if data_dir is not None:
+        raise DataError(f"scenes are rendered and read no data folder, found {data_dir}: leave data_dir out")
+    if split not in SPLITS:
+        raise DataError(f"scenes have no split {split!r}, expected one of {', '.join(SPLITS)}")
+    return Source(split, options)
+
+
+class Source:
+    """Random access to one split, safe to read from several threads.
+
+    Rendered images stay in memory up to `Options.cache_megabytes`: those of the lowest indices, so that a
+    shuffled epoch finds the same share of its images whatever its order. Images are read-only arrays.
+
+    Attributes:
+      schema: the schema of the labels.
+      split: the split's name.
+      options: the knobs.
+    """
+
+    schema = SCHEMA
+
+    def __init__(self, split: Split, options: Options) -> None:
+        self.split = split
+        self.options = options
+        self._cached_images = options.cache_megabytes * 2**20 // (3 * options.size**2)
+        self._cache: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return self.options.images(self.split)
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`: image uint8 [H, W, 3], all labels known, with `label_noise` in the train split."""
+        index = self._checked(index)
+        example = self._cache.get(index)
+        if example is None:
+            example = self._example(index)
+            if index < self._cached_images:
+                example = self._cache.setdefault(index, example)
+        return example
+
+    def __reduce__(self) -> tuple[type[Source], tuple[Split, Options]]:
+        """Another process gets the recipe, not the cache."""
+        return Source, (self.split, self.options)
+
+    def factors(self, index: int) -> Factors:
+        """What scene `index` is generated from, without rendering it.
+
+        `Factors.background_id` is the spurious factor for worst-group metrics.
+        """
+        return sample(self.options, self.split, self._checked(index))
+
+    def scene(self, index: int) -> Scene:
+        """Scene `index` rendered, with masks, relations, captions and true labels."""
+        factors = self.factors(index)
+        image, masks = render(factors, self.options.size)
+        return Scene(
+            image=image,
+            masks=masks,
+            labels=labels.exact(factors),
+            factors=factors,
+            relations=captions.relations(factors),
+            caption=captions.caption(factors),
+            hard_negatives=captions.hard_negatives(factors),
+        )
+
+    def labels(self, index: int) -> UInt8[np.ndarray, "A"]:
+        """The labels of example `index`, uint8 [A], without rendering it."""
+        return self._labels(self._checked(index), self.factors(index))
+
+    def _example(self, index: int) -> Example:
+        factors = self.factors(index)
+        image = render(factors, self.options.size).image
+        image.setflags(write=False)
+        return Example(
+            image=image,
+            labels=self._labels(index, factors),
+            known=np.ones(SCHEMA.num_attributes, bool),
+            key=f"scenes/{self.split}/{index:06d}",
+            caption=captions.caption(factors),
+        )
+
+    def _labels(self, index: int, factors: Factors) -> UInt8[np.ndarray, "A"]:
+        exact = labels.exact(factors)
+        if self.split != "train" or self.options.label_noise == 0:
+            return exact
+        draws = stream(self.options, self.split, index, Stream.LABEL_NOISE)
+        return labels.noisy(exact, draws, self.options.label_noise)
+
+    def _checked(self, index: int) -> int:
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"scenes {self.split} has images 0 to {len(self) - 1}, asked for {index}")
+        return index
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m input_pipeline.scenes",
+        description="Draws a contact sheet of Scenes with captions and labels.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--contact_sheet", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--columns", type=int, default=6)
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--first", type=int, default=0, help="index of the first image")
+    for field in dataclasses.fields(Options):
+        parser.add_argument(
+            f"--{field.name}",
+            type=_boolean if isinstance(field.default, bool) else type(field.default),
+            default=field.default,
+        )
+    return parser
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+    return text.lower() == "true"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes a contact sheet."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        options = Options(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)})
+        source = open_split(None, chosen.split, options)
+        last = min(chosen.first + chosen.rows * chosen.columns, len(source))
+        if chosen.columns < 1 or chosen.first < 0 or last <= chosen.first:
+            raise DataError(f"no image to show: {chosen.split} has images 0 to {len(source) - 1}")
+        _write(chosen.contact_sheet, [source.scene(i) for i in range(chosen.first, last)], chosen.columns)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+
+
+def _write(path: Path, scenes: list[Scene], columns: int) -> None:
+    sheet = contact_sheet.draw(scenes, columns)
+    written, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert written, "OpenCV encodes every uint8 picture as PNG"
+    try:
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise DataError(f"{path}: the contact sheet cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    main()
