@@ -82,10 +82,11 @@ def build_method(config: ConfigDict, schema: AttributeSchema) -> Method:
         raise ConfigError(f"config: {' '.join(str(error).split())}") from error
 
 
-def open_source(config: ConfigDict, data_dir: Path | None, split: Split) -> Source:
+def open_source(config: ConfigDict, split: Split) -> Source:
     """Opens one split of the configured data set; raises DataError."""
     data_set = SOURCES[config.data.name]
-    return data_set.open_split(data_dir, split, data_set.Options(**config.data.options))
+    folder = Path(config.data.dir) if config.data.dir else None
+    return data_set.open_split(folder, split, data_set.Options(**config.data.options))
 
 
 def data_schema(config: ConfigDict) -> AttributeSchema:
@@ -121,9 +122,9 @@ def eval_batches(config: ConfigDict, source: Source) -> Iterator[AttributeBatch]
     )
 
 
-def batch_spec(config: ConfigDict, schema: AttributeSchema) -> AttributeBatch:
-    """Shapes and dtypes of a global training batch, as `jax.ShapeDtypeStruct`s."""
-    rows, size = config.train.batch_size, config.data.images.size
+def batch_spec(config: ConfigDict, schema: AttributeSchema, rows: int) -> AttributeBatch:
+    """Shapes and dtypes of a global batch of this many rows, as `jax.ShapeDtypeStruct`s."""
+    size = config.data.images.size
     attributes = (rows, schema.num_attributes)
     return AttributeBatch(
         image=jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
@@ -132,3 +133,7 @@ def batch_spec(config: ConfigDict, schema: AttributeSchema) -> AttributeBatch:
         weight=jax.ShapeDtypeStruct((rows,), np.float32),
         index=jax.ShapeDtypeStruct((rows,), np.int32),
     )
+
+
+def checkpoint_options(config: ConfigDict) -> dict[str, object]:
+    return {key: value for key, value in config.checkpoint.items() if key != "every_epochs"}

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from wsca_jax.errors import ExitCode, WscaError
 
+Command = Callable[[argparse.Namespace, Sequence[str]], None]
 CONFIG_HELP = "config file and variant, such as configs/celeba.py:small"
 EXAMPLES = {
     "train": """examples:
@@ -95,7 +97,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data_dir(evaluate, "; the run's own data if left out")
     evaluate.add_argument("--split", default="validation", choices=("train", "validation", "test"))
     evaluate.add_argument(
-        "--checkpoint", default="latest", metavar="latest|best|STEP", help="which checkpoint (default: latest)"
+        "--checkpoint",
+        default="latest",
+        metavar="latest|best|STEP",
+        help="which checkpoint (default: latest)",
     )
 
     inspect = _command(commands, "inspect", "dry run: shapes, parameters, cost, memory", run_inspect)
@@ -111,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, summary: str, run) -> argparse.ArgumentParser:  # noqa: ANN001 (argparse's own type is private)
+def _command(commands: Any, name: str, summary: str, run: Command) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
@@ -125,7 +130,9 @@ def _command(commands, name: str, summary: str, run) -> argparse.ArgumentParser:
 
 
 def _add_data_dir(parser: argparse.ArgumentParser, note: str = "; not needed for scenes") -> None:
-    parser.add_argument("--data_dir", type=Path, help=f"folder of the data set, official files or shards{note}")
+    parser.add_argument(
+        "--data_dir", type=Path, help=f"folder of the data set, official files or shards{note}"
+    )
 
 
 def _add_data_set(parser: argparse.ArgumentParser) -> None:
@@ -137,26 +144,25 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax import config, train
 
     train.train(
-        config.load(options.config, overrides),
+        config.load(options.config, overrides, data_dir=options.data_dir),
         workdir=options.workdir,
-        data_dir=options.data_dir,
         accept_changes=options.accept_changes,
-        command=sys.argv,
+        command=["wsca", *sys.argv[1:]],
     )
 
 
 def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from wsca_jax import train
+    from wsca_jax import evaluate
 
-    train.evaluate(
+    evaluate.evaluate(
         options.workdir, data_dir=options.data_dir, split=options.split, checkpoint=options.checkpoint
     )
 
 
 def run_inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from wsca_jax import config, train
+    from wsca_jax import config, inspection
 
-    print(train.inspect(config.load(options.config, overrides), depth=options.depth))
+    print(inspection.inspect(config.load(options.config, overrides), depth=options.depth))
 
 
 def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import json
 import runpy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -39,19 +40,20 @@ def defaults(method: str, data: str) -> ConfigDict:
             "method": method,
             "data": {
                 "name": data,
+                "dir": "",  # folder of the data set; --data_dir sets it
                 "images": dataclasses.asdict(ImageOptions(size=224)),
                 "threads": 2,
                 "skip_budget": 0,  # corrupt images that a run may skip before it stops
                 "options": dataclasses.asdict(SOURCES[data].Options()),
             },
             "weak_labels": dataclasses.asdict(WeakLabels()),
-            "augment": dataclasses.asdict(augment.Options()),
+            "augment": {k: v for k, v in dataclasses.asdict(augment.Options()).items() if k != "dtype"},
             "optimizer": dataclasses.asdict(OptimizerOptions()),
             "train": {
                 "batch_size": 64,  # of the optimiser step, over all devices and microbatches
                 "accumulate": 1,  # microbatches per optimiser step
                 "epochs": 10.0,
-                "log_every": 50,  # steps
+                "log_every": 10,  # steps
                 "stop_after_non_finite": 20,  # in a row
             },
             "evaluation": {"batch_size": 256, "every_epochs": 1.0},
@@ -59,7 +61,7 @@ def defaults(method: str, data: str) -> ConfigDict:
                 "every_epochs": 1.0,
                 "keep_latest": 2,
                 "keep_best": 1,
-                "best_metric": "mean_average_precision",
+                "best_metric": "mAP",
             },
             "mesh": {"data": -1, "fsdp": 1},  # -1: all devices that fsdp leaves
         }
@@ -68,18 +70,19 @@ def defaults(method: str, data: str) -> ConfigDict:
     return config.lock()
 
 
-# What may change when a run is resumed: keys that decide what is written, not what is computed.
+# What may change when a run is resumed: keys that decide where and what is written, not what is computed.
 CHANGEABLE = (
-    "train.log_every",
-    "evaluation.",
     "checkpoint.",
+    "data.dir",
     "data.threads",
+    "evaluation.",
     "mesh.",
+    "train.log_every",
     "train.stop_after_non_finite",
 )
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load(spec: str, overrides: Sequence[str] = (), data_dir: Path | None = None) -> ConfigDict:
     """Resolves `FILE[:VARIANT]` and `--config.key=value` overrides to a locked, complete configuration.
 
     Raises:
@@ -89,14 +92,24 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     chosen = _run_file(Path(path), variant)
     config = _defaults_for(chosen, path)
     _merge(config, chosen, path)
+    if data_dir is not None:
+        config.data.dir = str(data_dir.absolute())
     return apply_overrides(config, overrides).lock()
 
 
-def from_json(record: Mapping[str, Any], origin: str) -> ConfigDict:
-    """Rebuilds the configuration stored with a run; keys that no longer exist are an error."""
+def from_json(record: Mapping[str, Any], origin: str, data_dir: Path | None = None) -> ConfigDict:
+    """Rebuilds the configuration stored with a run; a key that does not exist is an error.
+
+    Args:
+      record: what `to_json` returned.
+      origin: where it stood, for the message.
+      data_dir: another folder of data than the run's own.
+    """
     chosen = ConfigDict(_tuples(dict(record)))
     config = _defaults_for(chosen, origin)
     _merge(config, chosen, origin)
+    if data_dir is not None:
+        config.data.dir = str(data_dir.absolute())
     return config.lock()
 
 
@@ -126,14 +139,16 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies `--config.key=value` (or `--config.key value`) arguments, typed by the present values."""
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    holder = config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, sys_argv=["wsca", *overrides]
+    )
     try:
         rest = values(["wsca", *overrides])
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(_explain(error, config, overrides)) from error
     if rest[1:]:
         raise ConfigError(f"unexpected argument {rest[1]!r}; overrides read --config.key=value")
-    return holder.value
+    return holder.value if overrides else config
 
 
 def _run_file(path: Path, variant: str) -> ConfigDict:
@@ -206,3 +221,9 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def data_set(name: str) -> ModuleType:
+    """The module of a data set; raises ConfigError for a name that is none."""
+    _check_choice(name, SOURCES, "--data")
+    return SOURCES[name]

@@ -1,0 +1,5 @@
+"""The methods there are: one line each."""
+
+from wsca_jax.methods import wsca
+
+METHODS = {"wsca": wsca}

@@ -23,7 +23,6 @@ from wsca_jax import augment
 from wsca_jax.losses import classification, composite
 from wsca_jax.losses.composite import Term
 from wsca_jax.methods.base import Method, Variables
-from wsca_jax.models import pretrained
 from wsca_jax.models.heads import GroupHeads
 from wsca_jax.models.resnet import ResNet
 from wsca_jax.models.tokens import VisualTokens
@@ -99,6 +98,8 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
 
 def load_trunk(path: str, variables: Variables) -> Variables:
     """Replaces the trunk's initial weights by those of a torchvision or timm checkpoint."""
+    from wsca_jax.models import pretrained  # its readers are needed here alone
+
     trunk = {collection: variables[collection]["trunk"] for collection in variables}
     loaded = pretrained.load(path, trunk)
     return {collection: {**variables[collection], "trunk": loaded[collection]} for collection in variables}
@@ -117,7 +118,9 @@ def build_model(config: ConfigDict, schema: AttributeSchema) -> WSCA:
 def build_augment(
     config: ConfigDict, schema: AttributeSchema
 ) -> Callable[[AttributeBatch, jax.Array | None], AttributeBatch]:
-    options = augment.for_schema(augment.Options(**config.augment), schema)
+    options = augment.for_schema(
+        augment.Options(**config.augment, dtype=jnp.dtype(config.model.dtype)), schema
+    )
 
     def apply(batch: AttributeBatch, key: jax.Array | None) -> AttributeBatch:
         return augment.normalise(batch, options) if key is None else augment.augment(batch, key, options)
@@ -128,9 +131,8 @@ def build_augment(
 def build_terms(config: ConfigDict) -> list[Term]:
     """Every loss term of the method. Raises ValueError for a loss that does not exist."""
     if config.classification not in CLASSIFICATION_LOSSES:
-        raise ValueError(
-            f"loss.classification is {config.classification!r}; expected one of {', '.join(CLASSIFICATION_LOSSES)}"
-        )
+        known = ", ".join(CLASSIFICATION_LOSSES)
+        raise ValueError(f"loss.classification is {config.classification!r}; expected one of {known}")
     score = functools.partial(
         CLASSIFICATION_LOSSES[config.classification], **config[config.classification].to_dict()
     )

@@ -74,7 +74,9 @@ class GroupHeads(nn.Module):
         hidden = nn.relu(hidden + bias.astype(self.dtype))
         return nn.Dropout(self.dropout, deterministic=not train)(hidden)
 
-    def _logits(self, hidden: Float[Array, "B G h"], members: Int[np.ndarray, "G M"]) -> Float32[Array, "B GM"]:
+    def _logits(
+        self, hidden: Float[Array, "B G h"], members: Int[np.ndarray, "G M"]
+    ) -> Float32[Array, "B GM"]:
         attributes, width = len(self.group_of), hidden.shape[-1]
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
         kernel = self.param("kernel", initial, (attributes, width), jnp.float32)

@@ -25,9 +25,7 @@ def adaptive_average_pool(feature: Float[Array, "B H W C"], grid: int) -> Float[
     _, height, width, _ = feature.shape
     rows = pooling_matrix(height, min(grid, height))
     columns = pooling_matrix(width, min(grid, width))
-    return jnp.einsum(
-        "hH,wW,BHWC->BhwC", rows.astype(feature.dtype), columns.astype(feature.dtype), feature
-    )
+    return jnp.einsum("hH,wW,BHWC->BhwC", rows.astype(feature.dtype), columns.astype(feature.dtype), feature)
 
 
 class VisualTokens(nn.Module):
