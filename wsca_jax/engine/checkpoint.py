@@ -1,0 +1,354 @@
+"""Checkpoints of the whole moment: saved in the background, trusted by checksum, restored onto any devices.
+
+    workdir/checkpoints/<step>/           one step: state, metadata, metrics, manifest.json
+    workdir/checkpoints/<step>.saving     that step is being written; left behind by a killed process
+    workdir/checkpoints/deleted/          steps on their way out
+    workdir/quarantine/<step>             a step that failed its checksums, kept for a person to look at
+
+A save is: marker, state to a temporary folder, rename, checksums, marker away. The step before it stays until
+all of that is done, so a process killed at any moment leaves a step that can be trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from wsca_jax.engine import manifest
+from wsca_jax.engine.state import TrainState
+from wsca_jax.engine.storage import check_space, storage_errors
+from wsca_jax.errors import DamagedCheckpointError, WscaError
+
+Target = TypeVar("Target")
+_log = logging.getLogger(__name__)
+_DELETED = "deleted"
+_SAVING = ".saving"
+_SPARE_BYTES = 2**20  # metadata and file-system overhead beside the arrays
+
+
+class Restored(NamedTuple, Generic[Target]):
+    """A step that was read back.
+
+    Attributes:
+      state: arrays in the target's structure, placed as the target says.
+      step: its number, also the position in the data.
+      metrics: those it was saved with; empty where there were none.
+    """
+
+    state: Target
+    step: int
+    metrics: dict[str, float]
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. A context manager; leaving it waits for the last save.
+
+    Args:
+      workdir: the run's folder, made where there is none.
+      keep_latest: how many of the newest steps stay, at least 2: the newest is trusted only once its
+        checksums are written.
+      keep_best: how many steps with the best metric stay besides.
+      best_metric: the name of that metric; larger is better.
+      read_only: for looking at a run that may still be training: nothing is moved, deleted or written.
+
+    Raises:
+      WscaError: the workdir cannot be written.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        best_metric: str = "mean_average_precision",
+        read_only: bool = False,
+    ) -> None:
+        if keep_latest < 2:
+            raise WscaError(f"checkpoint.keep_latest is {keep_latest}; expected 2 or more")
+        if keep_best < 0:
+            raise WscaError(f"checkpoint.keep_best is {keep_best}; expected 0 or more")
+        # Absolute, because the storage library writes from other threads and refuses relative paths.
+        self._folder = Path(workdir).absolute() / "checkpoints"
+        self._quarantine = Path(workdir).absolute() / "quarantine"
+        self._keep = (keep_latest, keep_best)
+        self._best_metric = best_metric
+        self._read_only = read_only
+        self._pending: Future[None] | None = None
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        if not read_only:
+            with storage_errors(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._clean()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Saving
+
+    def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+        """Saves a state in the background. Once this returns, the state may be donated.
+
+        A step that is already there is left alone: the same run has the same state at the same step.
+
+        Args:
+          state: saved whole, under its step's number.
+          metrics: kept beside it; decides whether the step counts among the best.
+
+        Raises:
+          OutOfDiskError: too little space is left; or the save before this one ran out of it.
+          WscaError: the save before this one failed, or `metrics` lacks the best metric.
+        """
+        if self._read_only:
+            raise ValueError("these checkpoints were opened read-only")
+        self.wait()
+        step = int(state.step)
+        if step in self.steps():
+            return
+        if metrics is not None and self._best_metric not in metrics:
+            names = ", ".join(sorted(metrics))
+            raise WscaError(f"checkpoint.best_metric is {self._best_metric!r}; expected one of {names}")
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
+        detail = f"; step {step} was not saved, {self._last_good()}"
+        check_space(self._folder, needed, detail)
+        scores = {name: float(value) for name, value in (metrics or {}).items()}
+        with self._cleaning_up(detail):
+            self._marker(step).touch()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),
+                    metadata=ocp.args.JsonSave({"data_position": step, "metrics": scores}),
+                ),
+                metrics=scores,
+                force=True,  # also where a newer step was once there and is now in quarantine
+            )
+        self._pending = self._background.submit(self._finish, step, detail)
+
+    def check(self) -> None:
+        """Raises what a save in the background has met, without waiting for one that is still running."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the last save can be trusted; raises what it met."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Waits for the last save, then lets go of threads; raises what the save met."""
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
+            if "_manager" in self.__dict__:
+                self._manager.close()
+
+    def _finish(self, step: int, detail: str) -> None:
+        with self._cleaning_up(detail):
+            self._manager.wait_until_finished()
+            manifest.write(self._folder / str(step))
+            self._marker(step).unlink()
+            _remove([self._folder / _DELETED])
+
+    @contextlib.contextmanager
+    def _cleaning_up(self, detail: str) -> Iterator[None]:
+        """Gives the disk back what a failed save took, and says for the user what happened."""
+        try:
+            with storage_errors(self._folder, detail):
+                yield
+        except Exception:
+            self._clean()
+            self._manager.reload()
+            raise
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        # It reads every step's metrics as it starts, and would stumble over a damaged step.
+        for step in self.steps():
+            self._is_good(step)
+        latest, best = self._keep
+        policies = ocp.checkpoint_managers
+        kept = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(latest),
+                policies.BestN(get_metric_fn=self._rank, n=best, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=self._rank, preservation_policy=kept, todelete_subdir=_DELETED
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _rank(self, metrics: Mapping[str, float]) -> float:
+        value = metrics.get(self._best_metric, math.nan)
+        return -math.inf if math.isnan(value) else value
+
+    # Restoring
+
+    def steps(self) -> list[int]:
+        """Saved steps, oldest first. Whether one can be trusted shows when it is restored."""
+        if not self._folder.is_dir():
+            return []
+        names = [path.name for path in self._folder.iterdir() if path.name.isdecimal()]
+        return sorted(int(name) for name in names if not self._is_unfinished(name))
+
+    def restore_latest(self, target: Target) -> Restored[Target] | None:
+        """Reads the newest step that passes its checksums.
+
+        A step that does not is moved to quarantine and the one before it is tried; one line says so.
+
+        Args:
+          target: a tree of `jax.ShapeDtypeStruct`s with shardings (`state.abstract`), onto any devices; or
+            a dict with some of a `TrainState`'s fields ({"params": ...}), to read those alone.
+
+        Returns:
+          None where nothing was saved yet.
+
+        Raises:
+          DamagedCheckpointError: steps were saved and none can be trusted.
+          WscaError: the checkpoint holds other parameters than the target.
+        """
+        self.wait()
+        return self._restore_first(reversed(self.steps()), target)
+
+    def restore_best(self, target: Target) -> Restored[Target] | None:
+        """Reads the step with the best metric that passes its checksums; see `restore_latest`.
+
+        Where no step has metrics, that is the newest.
+        """
+        self.wait()
+        metrics = {step: self._metrics(step) for step in self.steps() if self._is_good(step)}
+        ranked = sorted(metrics, key=lambda step: (self._rank(metrics[step]), step), reverse=True)
+        return self._restore_first(ranked, target)
+
+    def _restore_first(self, steps: Iterable[int], target: Target) -> Restored[Target] | None:
+        damaged = []
+        for step in steps:
+            if self._is_good(step):
+                return self._restore(step, target)
+            damaged.append(step)
+        quarantined = sorted(path.name for path in self._quarantine.glob("*"))
+        if damaged or quarantined:
+            raise DamagedCheckpointError(
+                f"{self._folder}: no checkpoint passes its checksums (damaged: "
+                f"{', '.join(quarantined or map(str, damaged))}); bring one back from a copy, "
+                f"or remove {self._quarantine} to start over"
+            )
+        return None
+
+    def _restore(self, step: int, target: Target) -> Restored[Target]:
+        path = self._folder / str(step) / "state"
+        reader = ocp.PyTreeCheckpointHandler()
+        _check_fit(path, _leaves(reader.metadata(path).tree), target)
+        arguments = ocp.args.PyTreeRestore(
+            item=target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
+        )
+        return Restored(reader.restore(path, args=arguments), step, self._metrics(step))
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        return ocp.JsonCheckpointHandler().restore(self._folder / str(step) / "metadata")["metrics"]
+
+    # Trust
+
+    def _is_good(self, step: int) -> bool:
+        """Whether a step's files are the ones that were written; where not, says so and moves it away."""
+        folder = self._folder / str(step)
+        found = manifest.damage(folder)
+        if found is None:
+            return True
+        if self._read_only:
+            _log.warning("checkpoint %s is passed over: %s", folder, found)
+            return False
+        self._quarantine.mkdir(exist_ok=True)
+        place = _free_name(self._quarantine / folder.name)
+        folder.rename(place)
+        _log.warning("checkpoint %s is not trusted: %s; moved to %s", folder, found, place)
+        if "_manager" in self.__dict__:
+            self._manager.reload()
+        return False
+
+    def _clean(self) -> None:
+        """Removes what killed or failed saves left behind."""
+        for marker in self._folder.glob(f"*{_SAVING}"):
+            folder = marker.with_suffix("")
+            if folder.is_dir() and self._is_unfinished(folder.name):
+                _log.warning("checkpoint %s: its save never finished; removed", folder)
+                shutil.rmtree(folder)
+            marker.unlink()
+        left = [p for p in self._folder.iterdir() if ocp.utils.TMP_DIR_SUFFIX in p.name]
+        _remove([*left, self._folder / _DELETED])
+
+    def _is_unfinished(self, name: str) -> bool:
+        return self._marker(name).exists() and not (self._folder / name / manifest.NAME).exists()
+
+    def _marker(self, step: int | str) -> Path:
+        return self._folder / f"{step}{_SAVING}"
+
+    def _last_good(self) -> str:
+        steps = self.steps()
+        return f"the last good step is {steps[-1]}" if steps else "no step was saved before it"
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or the first of path-1, path-2, ... that is not taken."""
+    taken, number = path, 0
+    while taken.exists():
+        number += 1
+        taken = path.with_name(f"{path.name}-{number}")
+    return taken
+
+
+def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
+        for path, leaf in leaves
+    }
+
+
+def _check_fit(path: Path, stored: dict[str, tuple[tuple[int, ...], str]], target: Any) -> None:
+    """Raises WscaError unless the target's arrays are the stored ones; Orbax would pass over a difference."""
+    wanted = _leaves(target)
+    extra = stored.keys() - wanted.keys() if isinstance(target, TrainState) else set()
+    for name in sorted((wanted.keys() - stored.keys()) | extra):
+        state = "is in the checkpoint and not in the model" if name in extra else "is missing"
+        raise WscaError(
+            f"{path}: {name} {state}; the run's configuration and this checkpoint do not belong together"
+        )
+    for name, expected in wanted.items():
+        if stored[name] != expected:
+            raise WscaError(
+                f"{path}: {name} is {_described(stored[name])}, expected {_described(expected)}; "
+                "the run's configuration and this checkpoint do not belong together"
+            )
+
+
+def _described(leaf: tuple[tuple[int, ...], str]) -> str:
+    shape, dtype = leaf
+    return f"{dtype}[{','.join(map(str, shape))}]"
