@@ -171,6 +171,9 @@ class TarArchive:
                 guard.admit(name, info.size, _tar_complaint(info))
                 self._members[name] = info
         guard.finish()
+        self._file.seek(self._tar.offset)
+        if self._file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("cut short: the end mark is missing")
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._members)
