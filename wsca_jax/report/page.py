@@ -1,0 +1,323 @@
+"""The page a person opens after a run: one file, no network."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from wsca_jax.metrics import AttributeResult, Results, Summary
+from wsca_jax.report.charts import loss_chart, map_chart
+from wsca_jax.report.records import TrainingReport
+from wsca_jax.report.style import CSS, SCRIPT
+from wsca_jax.writers import Row, format_seconds
+
+TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+TIMED = {
+    "compile": "compiling",
+    "data_wait": "waiting for data",
+    "step": "training steps",
+    "evaluation": "evaluation",
+    "checkpoint": "checkpoints",
+    "other": "everything else",
+}
+
+
+def render(report: TrainingReport, rows: Sequence[Row]) -> str:
+    """The whole page as HTML.
+
+    Args:
+      report: what the run was and found.
+      rows: its log, for the curves.
+    """
+    sections = (
+        _header(report),
+        _headline(report),
+        _charts(report, rows),
+        _groups(report.results),
+        _attributes(report.results),
+        _timings(report),
+        _configuration(report),
+        _environment(report),
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(_title(report))}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(sections)
+        + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def _title(report: TrainingReport) -> str:
+    return f"{report.schema.name}: mAP {_number(report.results.overall.mAP)}"
+
+
+def _header(report: TrainingReport) -> str:
+    facts = (
+        f"{report.results.examples:,} examples evaluated after step {report.last_step:,}",
+        f"{report.parameters / 1e6:,.1f} M parameters, {report.trained / 1e6:,.1f} M of them trained",
+        f"{report.environment['devices']} {TIMES} {report.environment['device_kind']}",
+    )
+    skipped = [
+        f"{count:,} {what}"
+        for count, what in (
+            (report.skipped_examples, "training examples skipped"),
+            (report.results.skipped, "evaluation examples skipped"),
+            (report.skipped_steps, "steps skipped as not finite"),
+        )
+        if count
+    ]
+    schema = report.schema
+    name = f"{schema.name}, {schema.num_attributes} attributes in {schema.num_groups} groups"
+    return (
+        f'<header><h1>{escape(name)}</h1><p class="muted">'
+        f"{escape(' · '.join([*facts, *skipped]))}</p></header>"
+    )
+
+
+# Headline figures, each beside what no learning would reach.
+
+
+def _headline(report: TrainingReport) -> str:
+    results, overall = report.results, report.results.overall
+    figures = [
+        ("mAP", _number(overall.mAP), f"chance {_number(overall.chance_mAP)}"),
+        ("normalised mAP", _number(overall.normalised_mAP), "0 is chance, 1 is perfect"),
+        (
+            "mean accuracy",
+            _number(overall.accuracy),
+            f"majority class {_number(majority_accuracy(results))}",
+        ),
+        ("mean balanced accuracy", _number(overall.balanced_accuracy), "chance 0.500"),
+        (
+            "macro F1",
+            _number(overall.f1),
+            f"CF1 {_number(overall.class_f1)}, OF1 {_number(overall.overall_f1)}",
+        ),
+        ("calibration error", _number(overall.calibration_error), "0 is perfect"),
+        ("images per second", f"{report.images_per_second:,.0f}", "training steps and data"),
+        ("wall time", format_seconds(report.timings["total"]), f"from step {report.first_step:,}"),
+    ]
+    cards = "".join(
+        f'<div class="figure card"><span>{escape(name)}</span><b>{escape(value)}</b>'
+        f"<span>{escape(note)}</span></div>"
+        for name, value, note in figures
+    )
+    return f'<section class="figures">{cards}</section>{_remarks(results)}'
+
+
+def majority_accuracy(results: Results) -> float:
+    """Mean accuracy of always giving each attribute's commoner answer; NaN where nothing is known."""
+    values = [max(a.prevalence, 1 - a.prevalence) for a in results.attributes if a.known]
+    return sum(values) / len(values) if values else math.nan
+
+
+def _remarks(results: Results) -> str:
+    remarks = []
+    if results.worst_group is not None:
+        worst = results.worst_group
+        remarks.append(
+            f"Worst group: accuracy {_number(worst.accuracy)} on the {worst.examples:,} examples "
+            f"{'with' if worst.present else 'without'} {worst.attribute} "
+            f"whose {worst.factor} is {worst.factor_value}."
+        )
+    if results.overall.attributes_without_positives:
+        remarks.append(
+            "Without a positive example, and so left out of mAP, precision, recall and F1: "
+            f"{results.overall.attributes_without_positives} of {results.overall.attributes} attributes."
+        )
+    if results.legacy_group_accuracy is not None:
+        remarks.append(
+            "Legacy group accuracy (count of positives mod K, for comparison with older figures only): "
+            f"{_number(results.legacy_group_accuracy.mean)}."
+        )
+    return "".join(f'<p class="muted" style="margin-top:12px">{escape(remark)}</p>' for remark in remarks)
+
+
+def _charts(report: TrainingReport, rows: Sequence[Row]) -> str:
+    charts = (
+        ("Loss", loss_chart(rows)),
+        ("mAP on the validation split", map_chart(rows, report.results.overall.chance_mAP)),
+    )
+    figures = "".join(
+        f'<figure class="chart card"><figcaption>{title}</figcaption>{svg}</figure>' for title, svg in charts
+    )
+    return f'<h2>Learning curves</h2><section class="charts">{figures}</section>'
+
+
+# Tables.
+
+
+def _groups(results: Results) -> str:
+    header = ("group", "attributes", "mAP", "prevalence", "accuracy", "balanced", "F1", "exact match")
+    body = "".join(f"<tr>{_group_cells(group)}</tr>" for group in results.groups)
+    foot = f"<tr>{_group_cells(results.overall, 'all attributes')}</tr>"
+    head = "".join(f"<th>{name}</th>" for name in header)
+    return (
+        '<h2>Groups</h2><div class="card wide"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
+    )
+
+
+def _group_cells(summary: Summary, name: str = "") -> str:
+    values = (
+        summary.prevalence,
+        summary.accuracy,
+        summary.balanced_accuracy,
+        summary.f1,
+        summary.exact_match,
+    )
+    return (
+        f"<td>{escape(_words(name or summary.name))}</td><td>{summary.attributes}</td>"
+        f"<td>{_bar(summary.mAP, summary.chance_mAP)}</td>"
+        + "".join(f"<td>{_number(v)}</td>" for v in values)
+    )
+
+
+ATTRIBUTE_COLUMNS = (
+    ("attribute", "text"),
+    ("group", "text"),
+    ("average precision", "number"),
+    ("prevalence", "number"),
+    ("accuracy", "number"),
+    ("balanced", "number"),
+    ("precision", "number"),
+    ("recall", "number"),
+    ("F1", "number"),
+    ("ECE", "number"),
+    ("positives", "number"),
+    ("known", "number"),
+)
+
+
+def _attributes(results: Results) -> str:
+    head = "".join(
+        f'<th data-kind="{kind}"{_left(kind)}><button type="button">{name}</button></th>'
+        for name, kind in ATTRIBUTE_COLUMNS
+    )
+    body = "".join(f"<tr>{_attribute_cells(attribute)}</tr>" for attribute in results.attributes)
+    return (
+        '<h2>Attributes</h2><p class="muted">Bars show average precision; the mark is prevalence, which is '
+        "what chance reaches. ECE is the expected calibration error. A click on a heading sorts.</p>"
+        '<div class="card wide"><table data-sortable>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _left(kind: str) -> str:
+    return ' class="left"' if kind == "text" else ""
+
+
+def _attribute_cells(a: AttributeResult) -> str:
+    texts = "".join(
+        f'<td class="left" data-value="{escape(text)}">{escape(_words(text))}</td>'
+        for text in (a.name, a.group)
+    )
+    bar = f'<td data-value="{_value(a.average_precision)}">{_bar(a.average_precision, a.prevalence)}</td>'
+    figures = (
+        a.prevalence,
+        a.accuracy,
+        a.balanced_accuracy,
+        a.precision,
+        a.recall,
+        a.f1,
+        a.calibration_error,
+    )
+    numbers = "".join(f'<td data-value="{_value(v)}">{_number(v)}</td>' for v in figures)
+    counts = "".join(f'<td data-value="{n}">{n:,}</td>' for n in (a.positives, a.known))
+    return texts + bar + numbers + counts
+
+
+def _bar(value: float, mark: float) -> str:
+    """A figure in [0, 1] as a number and a bar, with a mark where chance lies."""
+    fill = "" if math.isnan(value) else f'<i style="width:{100 * value:.1f}%"></i>'
+    tick = "" if math.isnan(mark) else f'<u style="left:{100 * mark:.1f}%"></u>'
+    return f'<div class="with-bar"><span>{_number(value)}</span><div class="bar">{fill}{tick}</div></div>'
+
+
+def _number(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{value:.3f}"
+
+
+def _value(value: float) -> str:
+    """What the page sorts by; empty sorts last."""
+    return "" if math.isnan(value) else repr(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+# What it took.
+
+
+def _timings(report: TrainingReport) -> str:
+    named = {part: report.timings.get(part, 0.0) for part in TIMED if part != "other"}
+    parts = named | {"other": max(0.0, report.timings["total"] - sum(named.values()))}
+    total = sum(parts.values()) or 1.0
+    split = "".join(
+        f'<i style="width:{100 * seconds / total:.2f}%;background:var(--part-{i})"></i>'
+        for i, seconds in enumerate(parts.values())
+    )
+    key = "".join(
+        f'<span><i style="background:var(--part-{i})"></i>{TIMED[part]} '
+        f'<span class="muted">{_seconds(seconds)}, {100 * seconds / total:.0f} %</span></span>'
+        for i, (part, seconds) in enumerate(parts.items())
+    )
+    return (
+        '<h2>Where the time went</h2><div class="card pad">'
+        f'<div class="split">{split}</div><div class="key">{key}</div></div>'
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else format_seconds(seconds)
+
+
+def _configuration(report: TrainingReport) -> str:
+    changed = "".join(
+        f"<tr><td><code>{escape(key)}</code></td>"
+        f'<td class="left"><del>{escape(_json(default))}</del></td>'
+        f'<td class="left"><ins>{escape(_json(chosen))}</ins></td></tr>'
+        for key, (default, chosen) in report.changes.items()
+    )
+    table = (
+        '<div class="card wide"><table class="wrap"><thead><tr><th>key</th><th class="left">default</th>'
+        f'<th class="left">this run</th></tr></thead><tbody>{changed}</tbody></table></div>'
+        if changed
+        else '<p class="muted">Every key has its default.</p>'
+    )
+    whole = escape(json.dumps(report.config, indent=2))
+    return (
+        f"<h2>Configuration</h2>{table}"
+        f'<details class="card" style="margin-top:12px"><summary>The whole configuration</summary>'
+        f"<pre>{whole}</pre></details>"
+        f'<p class="muted" style="margin:16px 0 6px">The command that reproduces the run</p>'
+        f'<pre class="card">{escape(shlex.join(report.command))}</pre>'
+    )
+
+
+def _json(value: Any) -> str:
+    return MISSING if value is None else json.dumps(value)
+
+
+def _environment(report: TrainingReport) -> str:
+    facts = {k: v for k, v in report.environment.items() if not isinstance(v, Mapping)}
+    packages = report.environment.get("packages", {})
+    return f'<h2>Environment</h2><div class="columns">{_facts(facts.items())}{_facts(packages.items())}</div>'
+
+
+def _facts(items: Iterable[tuple[str, Any]]) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(_words(name))}</td><td class="left">{escape(_text(value))}</td></tr>'
+        for name, value in items
+    )
+    return f'<div class="card"><table class="wrap"><tbody>{rows}</tbody></table></div>'
+
+
+def _text(value: Any) -> str:
+    return MISSING if value is None else str(value)
