@@ -71,7 +71,7 @@ def read_run_record(workdir: Path, schema: AttributeSchema | None = None) -> Run
             f"{path}: format version {version}, this wsca reads up to {FORMAT_VERSION}; update wsca"
         )
     try:
-        found = RunRecord(dict(record["config"]), AttributeSchema.from_json(record["schema"]))
+        found = RunRecord(dict(record["config"]), AttributeSchema.from_json(dict(record["schema"])))
     except (SchemaError, KeyError, TypeError, ValueError) as error:
         raise WscaError(f"{path}: not the record of a run ({error}); bring it back from a copy") from error
     if schema is not None and schema != found.schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -93,6 +94,34 @@ def abstract(
 ) -> TrainState:
     """The shapes, dtypes and shardings of `create`'s result, uncomputed: a target to restore into."""
     return layout.abstract(_shapes(method, optimizer, batch, seed))
+
+
+def with_variables(state: TrainState, variables: Variables, layout: Layout) -> TrainState:
+    """Puts other parameters and batch statistics into a fresh state, and into its average.
+
+    Args:
+      state: as `create` returns it.
+      variables: {"params", "batch_stats"} on the host or any device, of the state's shapes.
+      layout: where the arrays live.
+
+    Raises:
+      ValueError: the structure, a shape or a dtype is not the state's.
+    """
+    chosen = {name: variables[name] for name in ("params", "batch_stats")}
+    jax.tree.map_with_path(_check_same, dict(state.variables), chosen)
+
+    def place() -> dict[str, Any]:  # copies: a buffer that stands in two places cannot be donated
+        return jax.tree.map(lambda x: jax.device_put(x.copy(), layout.sharding(x.shape)), chosen)
+
+    return dataclasses.replace(state, **place(), ema=None if state.ema is None else place())
+
+
+def _check_same(path: Any, expected: Any, found: Any) -> None:
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        raise ValueError(
+            f"{jax.tree_util.keystr(path, simple=True, separator='/')} is {found.dtype}{list(found.shape)}, "
+            f"expected {expected.dtype}{list(expected.shape)}"
+        )
 
 
 def _shapes(method: Method, optimizer: Optimizer, batch: AttributeBatch, seed: int) -> TrainState:
