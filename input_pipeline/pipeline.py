@@ -63,6 +63,8 @@ def train_batches(
         (when its batch is due).
     """
     _check(source, batch_size, shard, shards)
+    if start_step < 0:
+        raise DataError(f"start_step must be 0 or more, found {start_step}")
     piece = batch_size // shards
     order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
     reader = _Reader(source, images, weak_labels, allow_corrupt)
