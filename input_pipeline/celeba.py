@@ -188,6 +188,10 @@ def _cached(source_dir: Path, options: Options) -> Path:
     if not prepared.is_prepared(entry):
         with _locked(entry):
             if not prepared.is_prepared(entry):  # another process may have been first
+                for dead in root.glob(
+                    f".{entry.name}.*.tmp"
+                ):  # of a process that was killed: we hold the lock
+                    shutil.rmtree(dead, ignore_errors=True)
                 print(f"Preparing {source_dir} once, into {entry}", file=sys.stderr)
                 prepare(source_dir, entry)
     return entry

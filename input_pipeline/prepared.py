@@ -108,6 +108,8 @@ class ShardReader:
             # Random access: read-ahead would fetch neighbours that nobody asked for.
             options = "readahead_buffer_size:0"
             self._reader = array_record_module.ArrayRecordReader(str(self.path), options=options)
+            if self._reader.num_records() != shard.records:
+                raise ValueError(f"{self._reader.num_records()} records, expected {shard.records}")
         except Exception as error:  # the C++ reader's types are its own
             raise DataError(
                 f"{self.path}: damaged, cannot be opened ({_first_line(error)}); {_PREPARE_AGAIN}"

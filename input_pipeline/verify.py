@@ -49,6 +49,20 @@ class VerifyReport:
     def ok(self) -> bool:
         return not self.problems
 
+    def __str__(self) -> str:
+        """A table of positive rates, counts, and every problem, for a person to read."""
+        width = max(len(name) for name in self.attributes)
+        lines = [f"{self.path}", "", _line("present, %", [s.split for s in self.splits], width)]
+        for i, name in enumerate(self.attributes):
+            lines.append(_line(name, [f"{100 * s.positive_rate[i]:.1f}" for s in self.splits], width))
+        lines += ["", _line("examples", [str(s.examples) for s in self.splits], width)]
+        lines += [_line("readable", [str(s.readable) for s in self.splits], width), "", *self.problems]
+        return "\n".join([*lines, f"{len(self.problems)} problems" if self.problems else "no problems"])
+
+
+def _line(name: str, cells: Sequence[str], width: int) -> str:
+    return f"{name:{width}s}" + "".join(f"{cell:>12s}" for cell in cells)
+
 
 def verify_prepared(folder: Path) -> VerifyReport:
     """Reads all of a prepared folder: every shard's SHA-256, every record, every image's SHA-256 and pixels.
