@@ -188,13 +188,16 @@ def _cached(source_dir: Path, options: Options) -> Path:
     if not prepared.is_prepared(entry):
         with _locked(entry):
             if not prepared.is_prepared(entry):  # another process may have been first
-                for dead in root.glob(
-                    f".{entry.name}.*.tmp"
-                ):  # of a process that was killed: we hold the lock
-                    shutil.rmtree(dead, ignore_errors=True)
+                _remove_scratch(entry)
                 print(f"Preparing {source_dir} once, into {entry}", file=sys.stderr)
                 prepare(source_dir, entry)
     return entry
+
+
+def _remove_scratch(entry: Path) -> None:
+    """Removes what killed processes left of this entry. Whoever holds the lock is the only one alive."""
+    for dead in entry.parent.glob(f".{entry.name}.*.tmp"):
+        shutil.rmtree(dead, ignore_errors=True)
 
 
 def _cache_root(options: Options) -> Path:
