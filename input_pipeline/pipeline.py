@@ -6,8 +6,8 @@ of the stream is fixed by the seed alone. Step t of a run takes positions [t * B
 global batch, and shard s of n takes the s-th of its n equal pieces. So the step is the whole state of the
 stream, and any number of hosts sees the same global batches in the same order.
 
-Workers are threads: decoding releases the interpreter's lock, and none of them can be killed on its own. Whatever
-ends one, be it bad data or a fault of ours, is raised where the batch was due.
+Workers are threads: decoding releases the interpreter's lock, and none of them can be killed on its own.
+Whatever ends one, be it bad data or a fault of ours, is raised where the batch was due.
 """
 
 from __future__ import annotations
