@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.scene_world.draws import Draws
-from input_pipeline.scene_world.records import Factors
-from input_pipeline.scene_world.vocabulary import SCHEMA
+from input_pipeline.scenes.draws import Draws
+from input_pipeline.scenes.records import Factors
+from input_pipeline.scenes.vocabulary import SCHEMA
 
 SEVERAL = 3  # objects
 

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int8, Int32, UInt8
 
-from input_pipeline.scene_world import grounds
-from input_pipeline.scene_world.camera import Camera
-from input_pipeline.scene_world.layout import screen_box
-from input_pipeline.scene_world.materials import LIGHT_LEVELS, Back, LightLevel, Seen, shade
-from input_pipeline.scene_world.records import Box, Factors, SceneObject
-from input_pipeline.scene_world.solids import MISS, SOLIDS
-from input_pipeline.scene_world.vocabulary import Material
+from input_pipeline.scenes import grounds
+from input_pipeline.scenes.camera import Camera
+from input_pipeline.scenes.layout import screen_box
+from input_pipeline.scenes.materials import LIGHT_LEVELS, Back, LightLevel, Seen, shade
+from input_pipeline.scenes.records import Box, Factors, SceneObject
+from input_pipeline.scenes.solids import MISS, SOLIDS
+from input_pipeline.scenes.vocabulary import Arrangement, Material
 
 SUPERSAMPLING = 2
 REFRACTION = 0.10  # how far glass shifts what is behind it, as a fraction of the image
@@ -43,12 +43,23 @@ class _Hits(NamedTuple):
 
 
 def render(factors: Factors, size: int) -> Rendering:
-    """Draws a scene.
+    """Draws a scene, and finds out what is visible of each object.
 
     Args:
       factors: the scene.
       size: height and width of the image in pixels.
     """
+    image, owner = _draw(factors, size)
+    return Rendering(image, _masks(owner, len(factors.objects), size))
+
+
+def render_image(factors: Factors, size: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Draws a scene: the image of `render`, without the cost of the masks."""
+    return _draw(factors, size)[0]
+
+
+def _draw(factors: Factors, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], Int8[np.ndarray, "P"]]:
+    """The image, and the number of the object seen at each of the finer pixels; -1 for none."""
     fine = size * SUPERSAMPLING
     level = LIGHT_LEVELS[factors.light.kind]
     rays = factors.camera.rays(fine)
@@ -58,7 +69,7 @@ def render(factors: Factors, size: int) -> Rendering:
     owner = np.full(fine * fine, -1, np.int8)
     for index in _far_to_near(factors):
         _draw_object(factors, index, rays, picture, nearest, owner, level)
-    return Rendering(_expose(picture, level, size), _masks(owner.reshape(fine, fine), factors, size))
+    return _expose(picture, level, size), owner
 
 
 def _far_to_near(factors: Factors) -> list[int]:
@@ -73,10 +84,10 @@ def _expose(picture: np.ndarray, level: LightLevel, size: int) -> UInt8[np.ndarr
     return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def _masks(owner: np.ndarray, factors: Factors, size: int) -> Bool[np.ndarray, "N H W"]:
+def _masks(owner: Int8[np.ndarray, "P"], count: int, size: int) -> Bool[np.ndarray, "N H W"]:
     """A pixel belongs to the object that covers more than half of it."""
     blocks = owner.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING)
-    return np.stack([(blocks == i).sum((1, 3)) * 2 > SUPERSAMPLING**2 for i in range(len(factors.objects))])
+    return np.stack([(blocks == i).sum((1, 3)) * 2 > SUPERSAMPLING**2 for i in range(count)])
 
 
 # Objects
@@ -95,8 +106,10 @@ def _draw_object(
     item = factors.objects[index]
     hits = _cast(item, rays, nearest, len(rays[0]))
     seen = _seen(factors, item, hits, picture)
-    flat = picture.reshape(-1, 3)
-    flat[hits.pixel] = shade(item, seen, level).T
+    colours = shade(item, seen, level)
+    if factors.arrangement is Arrangement.STACKED and index == 0:
+        colours = colours * _below_stacked(factors, seen)
+    picture.reshape(-1, 3)[hits.pixel] = colours.T
     nearest[hits.pixel] = hits.t
     owner[hits.pixel] = index
 
@@ -126,8 +139,11 @@ def _into_frame(item: SceneObject, x: np.ndarray, y: np.ndarray, z: np.ndarray) 
     """World directions in the object's frame: turned by its yaw, in units of its scale."""
     per_unit = 1 / item.place.scale
     cosine, sine = (np.float32(f(item.place.yaw) * per_unit) for f in (math.cos, math.sin))
-    turned = cosine * x + sine * z, y * np.float32(per_unit), cosine * z - sine * x
-    return np.stack([np.ravel(a) for a in np.broadcast_arrays(*turned)])
+    turned = np.empty((3, *np.broadcast_shapes(x.shape, y.shape, z.shape)), np.float32)
+    turned[0] = cosine * x + sine * z
+    turned[1] = y * np.float32(per_unit)
+    turned[2] = cosine * z - sine * x
+    return turned.reshape(3, -1)
 
 
 def _vector(x: float, y: float, z: float) -> Float32[np.ndarray, "3 1"]:
@@ -178,6 +194,14 @@ def _behind(
     column = np.clip(column - sideways.astype(np.int32), 0, fine - 1)
     row = np.clip(row + (normal[1] * np.float32(shift)).astype(np.int32), 0, fine - 1)
     return picture.reshape(-1, 3).take(row * fine + column, axis=0).T
+
+
+def _below_stacked(factors: Factors, seen: Seen) -> Float32[np.ndarray, "M"]:
+    """How much light reaches the support of a stack: its top is darker around what stands there."""
+    support, item = factors.objects[:2]
+    radius = SOLIDS[item.look.shape].contact * item.place.scale / support.place.scale
+    squared = (seen.point[0] ** 2 + seen.point[2] ** 2) / np.float32(radius**2)
+    return 1 - np.float32(0.45) * (seen.normal[1] > 0.9) * np.clip(np.float32(2) - squared, 0, 1)
 
 
 # Shadows

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.scene_world.records import Scene
-from input_pipeline.scene_world.vocabulary import SCHEMA
+from input_pipeline.scenes.records import Scene
+from input_pipeline.scenes.vocabulary import SCHEMA
 
 TILE = 288  # pixels across; images are enlarged to it without smoothing
 LINE = 13
-CAPTION_LINES, LABEL_LINES = 4, 4
+CAPTION_LINES, LABEL_LINES = 5, 4
 CHARACTERS = 46
 _PAPER, _INK, _FAINT = 255, (30, 30, 30), (120, 100, 80)
 

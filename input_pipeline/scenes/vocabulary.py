@@ -76,8 +76,8 @@ class Arrangement(enum.StrEnum):
 
 # The classes leave gaps, so that no object lies between two of them.
 EXTENT: dict[Size, tuple[float, float]] = {
-    Size.SMALL: (0.25, 0.29),
-    Size.MEDIUM: (0.37, 0.43),
+    Size.SMALL: (0.26, 0.30),
+    Size.MEDIUM: (0.38, 0.44),
     Size.LARGE: (0.52, 0.61),
 }
 

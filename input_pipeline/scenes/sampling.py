@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import math
 
-from input_pipeline.scene_world import layout
-from input_pipeline.scene_world.camera import Camera
-from input_pipeline.scene_world.draws import Draws
-from input_pipeline.scene_world.options import SPLITS, Options, Split
-from input_pipeline.scene_world.records import Appearance, Factors, Light, Pattern, SceneObject
-from input_pipeline.scene_world.vocabulary import (
+from input_pipeline.scenes import layout
+from input_pipeline.scenes.camera import Camera
+from input_pipeline.scenes.draws import Draws
+from input_pipeline.scenes.options import SPLITS, Options, Split
+from input_pipeline.scenes.records import Appearance, Factors, Light, Pattern, SceneObject
+from input_pipeline.scenes.vocabulary import (
     COLOURS_OF_SHAPE,
     MATERIAL_OF_BACKGROUND,
     Arrangement,
@@ -22,7 +22,7 @@ from input_pipeline.scene_world.vocabulary import (
     Texture,
 )
 
-COUNT_WEIGHTS = {1: 0.30, 2: 0.40, 3: 0.23, 4: 0.07}
+COUNT_WEIGHTS = {1: 0.34, 2: 0.42, 3: 0.19, 4: 0.05}
 ARRANGEMENT_WEIGHTS = {Arrangement.APART: 0.36, Arrangement.TOUCHING: 0.33, Arrangement.STACKED: 0.31}
 PITCH = (0.27, 0.32)  # radians
 

@@ -8,8 +8,8 @@ import enum
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from input_pipeline.scene_world.camera import Camera
-from input_pipeline.scene_world.vocabulary import (
+from input_pipeline.scenes.camera import Camera
+from input_pipeline.scenes.vocabulary import (
     Arrangement,
     Background,
     Colour,

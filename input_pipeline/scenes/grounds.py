@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from input_pipeline.scene_world.camera import FOCAL_LENGTH
-from input_pipeline.scene_world.draws import Draws
-from input_pipeline.scene_world.records import Factors
-from input_pipeline.scene_world.vocabulary import Background
+from input_pipeline.scenes.camera import FOCAL_LENGTH
+from input_pipeline.scenes.draws import Draws
+from input_pipeline.scenes.records import Factors
+from input_pipeline.scenes.vocabulary import Background
 
 TEXELS = 256  # per side of a tile
 TILE = 2.4  # world units per side of a tile
@@ -59,13 +59,13 @@ def draw_ground(
     """
     right, up, forward = rays
     depth = np.where(up < -1e-3, -1 / np.minimum(up, np.float32(-1e-3)), np.float32(np.inf))
-    below = int(np.count_nonzero(np.isinf(depth)))
+    sky = int(np.count_nonzero(np.isinf(depth)))
     picture = np.empty((out_size, out_size, 3), np.float32)
     backdrop = BACKDROPS[factors.background]
-    picture[:below] = _sky(backdrop, below)[:, None]
-    picture[below:] = _tiles(factors, right, forward[below:], depth[below:], out_size)
-    haze = np.clip((depth[below:] - 3) / 9, 0, 1)[:, None, None].astype(np.float32)
-    picture[below:] += haze * (_rgb(backdrop.horizon) * np.float32(0.9) - picture[below:])
+    picture[:sky] = _sky(backdrop, sky)[:, None]
+    picture[sky:] = _tiles(factors, right, forward[sky:], depth[sky:], out_size)
+    haze = np.clip((depth[sky:] - 3) / 9, 0, 1)[:, None, None].astype(np.float32)
+    picture[sky:] += haze * (_rgb(backdrop.horizon) * np.float32(0.9) - picture[sky:])
     return picture, depth
 
 
@@ -85,9 +85,10 @@ def _tiles(factors: Factors, right: np.ndarray, forward: np.ndarray, depth: np.n
     level = np.clip(np.log2(np.maximum(footprint, 1)), 0, LEVELS - 1).astype(np.int32)
     side = TEXELS >> level
     per_unit = (side / np.float32(TILE)).astype(np.float32)
-    x = (right * (depth * per_unit)[:, None]) + (factors.ground_offset[0] * side)[:, None].astype(np.float32)
-    z = forward * depth * per_unit + (factors.ground_offset[1] * side).astype(np.float32)
-    columns = x.astype(np.int32) & (side - 1)[:, None]  # truncation towards 0 repeats at most one texel
+    start_x, start_z = ((offset * side).astype(np.float32) for offset in factors.ground_offset)
+    x = right * (depth * per_unit)[:, None] + (start_x + 512 * side)[:, None].astype(np.float32)  # above 0
+    z = forward * depth * per_unit + start_z
+    columns = x.astype(np.int32) & (side - 1)[:, None]
     rows = (z.astype(np.int32) & (side - 1)) * side + _LEVEL_STARTS[level]
     return _pyramid(factors.background).take(columns + rows[:, None], axis=0)
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from input_pipeline.scene_world.draws import Draws
-from input_pipeline.scene_world.grounds import smooth_noise
-from input_pipeline.scene_world.records import Pattern, SceneObject
-from input_pipeline.scene_world.vocabulary import Colour, Lighting, Material, Shape, Texture
+from input_pipeline.scenes.draws import Draws
+from input_pipeline.scenes.grounds import smooth_noise
+from input_pipeline.scenes.records import Pattern, SceneObject
+from input_pipeline.scenes.vocabulary import Colour, Lighting, Material, Shape, Texture
 
 Column = Float32[np.ndarray, "3 1"]
 Colours = Float32[np.ndarray, "3 M"]
@@ -57,7 +57,7 @@ class LightLevel:
 LIGHT_LEVELS: dict[Lighting, LightLevel] = {
     Lighting.BRIGHT: LightLevel(1.12, 0.78, 0.40, 0.62, 0.008, (1.03, 1.0, 0.95)),
     Lighting.SOFT: LightLevel(0.84, 0.45, 0.66, 0.34, 0.05, (1.0, 1.0, 1.0)),
-    Lighting.DIM: LightLevel(0.50, 0.55, 0.58, 0.45, 0.03, (0.97, 0.99, 1.05)),
+    Lighting.DIM: LightLevel(0.56, 0.55, 0.58, 0.45, 0.03, (0.97, 0.99, 1.05)),
 }
 
 
@@ -143,7 +143,7 @@ def _checkered(uv: np.ndarray, how: Pattern) -> Values:
 
 def _speckled(uv: np.ndarray, how: Pattern) -> Values:
     """Flecks: the peaks of smooth noise."""
-    column, row = ((uv[i] * 44 + 256 * (1 + how.phase[i])).astype(np.int32) & 255 for i in range(2))
+    column, row = ((uv[i] * 60 + 256 * (1 + how.phase[i])).astype(np.int32) & 255 for i in range(2))
     return _fleck_table().take(row * 256 + column)
 
 
@@ -190,7 +190,7 @@ def _irradiance(seen: Seen, level: LightLevel, wrap: float = 0.0) -> Values:
 
 
 _BULGE_CENTRE = np.array([[0], [0.45], [0]], np.float32)
-_WARMTH = np.array([[0.13], [0.075], [0.03]], np.float32)
+_WARMTH = np.array([[0.10], [0.06], [0.025]], np.float32)
 
 
 def _polished(seen: Seen, item: SceneObject, amount: float) -> Colours:
@@ -260,7 +260,7 @@ def _glass(item: SceneObject, seen: Seen, level: LightLevel, colour: Colours) ->
     back_lit = np.float32(0.55) + np.float32(0.45) * np.maximum(_dot(seen.back.normal, -seen.light), -0.5)
     back = painted(item, seen.back.uv) * np.float32(0.55) + np.float32(0.45)
     through = seen.behind * (colour * np.float32(0.72) + np.float32(0.28)) * back
-    body = colour * back * (back_lit * np.float32(0.26 + 0.22 * level.key))
+    body = colour * back * (back_lit * np.float32(0.22 + 0.14 * level.key))
     reflected = _mirrored(seen.view, normal)
     glints = _highlight(reflected, seen.light, 90) * np.float32(1.2 * level.key + 0.3)
     glints += np.maximum(-_dot(seen.back.normal, seen.light) - np.float32(0.8), 0) * np.float32(1.2)

@@ -1,34 +1,21 @@
-"""Scenes: a rendered world of objects with attributes, which needs no download.
-
-Every image shows one to four objects, each with a colour, a material, a shape, a texture and a size, on
-some ground in some light. Image i of a split is a pure function of (seed, split, i); see docs/scenes.md.
-Look at it:
-
-    python -m input_pipeline.scenes --contact_sheet scenes.png --rows 4 --columns 6 --size 128
-"""
+"""The door to Scenes: one split as a source of examples and of whole scenes."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import operator
-import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline.batch import Example
 from input_pipeline.errors import DataError
-from input_pipeline.scene_world import captions, contact_sheet, labels
-from input_pipeline.scene_world.options import SPLITS, Options, Split
-from input_pipeline.scene_world.records import Factors, Scene
-from input_pipeline.scene_world.rendering import render
-from input_pipeline.scene_world.sampling import Stream, sample, stream
-from input_pipeline.scene_world.vocabulary import SCHEMA
-
-__all__ = ["SCHEMA", "Options", "Source", "open_split"]
+from input_pipeline.scenes import captions, labels
+from input_pipeline.scenes.options import SPLITS, Options, Split
+from input_pipeline.scenes.records import Factors, Scene
+from input_pipeline.scenes.rendering import render, render_image
+from input_pipeline.scenes.sampling import Stream, sample, stream
+from input_pipeline.scenes.vocabulary import SCHEMA
 
 
 def open_split(data_dir: Path | None, split: Split, options: Options) -> Source:
@@ -113,7 +100,7 @@ class Source:
 
     def _example(self, index: int) -> Example:
         factors = self.factors(index)
-        image = render(factors, self.options.size).image
+        image = render_image(factors, self.options.size)
         image.setflags(write=False)
         return Example(
             image=image,
@@ -135,57 +122,3 @@ class Source:
         if not 0 <= index < len(self):
             raise IndexError(f"scenes {self.split} has images 0 to {len(self) - 1}, asked for {index}")
         return index
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m input_pipeline.scenes",
-        description="Draws a contact sheet of Scenes with captions and labels.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--contact_sheet", type=Path, required=True, metavar="FILE.png")
-    parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument("--columns", type=int, default=6)
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--first", type=int, default=0, help="index of the first image")
-    for field in dataclasses.fields(Options):
-        parser.add_argument(
-            f"--{field.name}",
-            type=_boolean if isinstance(field.default, bool) else type(field.default),
-            default=field.default,
-        )
-    return parser
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
-    return text.lower() == "true"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Writes a contact sheet."""
-    chosen = _parser().parse_args(arguments)
-    try:
-        options = Options(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(Options)})
-        source = open_split(None, chosen.split, options)
-        last = min(chosen.first + chosen.rows * chosen.columns, len(source))
-        if chosen.columns < 1 or chosen.first < 0 or last <= chosen.first:
-            raise DataError(f"no image to show: {chosen.split} has images 0 to {len(source) - 1}")
-        _write(chosen.contact_sheet, [source.scene(i) for i in range(chosen.first, last)], chosen.columns)
-    except DataError as error:
-        sys.exit(f"error: {error}")
-
-
-def _write(path: Path, scenes: list[Scene], columns: int) -> None:
-    sheet = contact_sheet.draw(scenes, columns)
-    written, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    assert written, "OpenCV encodes every uint8 picture as PNG"
-    try:
-        path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise DataError(f"{path}: the contact sheet cannot be written: {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -7,12 +7,13 @@ ray's stay inside is an interval: the latest entry to the earliest exit of the p
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float32
 
-from input_pipeline.scene_world.vocabulary import Shape
+from input_pipeline.scenes.vocabulary import Shape
 
 Rays = Float32[np.ndarray, "3 #N"]  # one column per ray; a single column stands for all
 Interval = tuple[Float32[np.ndarray, "N"], Float32[np.ndarray, "N"]]
@@ -52,8 +53,8 @@ def _half_space(distance: np.ndarray, slope: np.ndarray) -> Interval:
 
 
 def _first_hit(*intervals: Interval) -> np.ndarray:
-    entry = np.maximum.reduce([interval[0] for interval in intervals])
-    leave = np.minimum.reduce([interval[1] for interval in intervals])
+    entry = functools.reduce(np.maximum, (interval[0] for interval in intervals))
+    leave = functools.reduce(np.minimum, (interval[1] for interval in intervals))
     return np.where((entry < leave) & (leave > 0), entry, MISS)
 
 

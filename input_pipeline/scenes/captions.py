@@ -7,7 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from input_pipeline.scene_world.records import (
+from input_pipeline.scenes.records import (
     Appearance,
     Factors,
     HardNegative,
@@ -16,7 +16,7 @@ from input_pipeline.scene_world.records import (
     SceneObject,
     Swap,
 )
-from input_pipeline.scene_world.vocabulary import Arrangement, Background, Lighting, Size
+from input_pipeline.scenes.vocabulary import Arrangement, Background, Lighting, Size
 
 LEFT_GAP = 0.08  # between the objects' centres, as a fraction of the image
 FRONT_GAP = 0.35  # between their distances from the camera, in world units
