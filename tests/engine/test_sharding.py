@@ -79,6 +79,29 @@ def test_fsdp_gathers_parameters_and_never_the_batch():
     assert " all-to-all(" not in program
 
 
+def test_gathered_convolutions_move_kernels_only():
+    """Left ungathered, a spread kernel makes XLA move images and activations between the devices."""
+    layout = Layout(make_mesh(1, 8), shard_from=100)
+    kernels = [jax.ShapeDtypeStruct((3, 3, 8, 16), "float32"), jax.ShapeDtypeStruct((3, 3, 16, 8), "float32")]
+
+    def loss(kernels, image):
+        for kernel in layout.gather(kernels):
+            image = jax.nn.relu(
+                jax.lax.conv_general_dilated(
+                    image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
+            )
+        return image.mean()
+
+    shardings = layout.shardings(kernels)
+    step = jax.jit(jax.grad(loss), in_shardings=(shardings, layout.batch), out_shardings=shardings)
+    program = step.lower(kernels, jax.ShapeDtypeStruct((16, 4, 4, 8), "float32")).compile().as_text()
+    gathered = re.findall(r"= \w+\[([\d,]*)\][^=]* all-gather\(", program)
+    assert sorted(gathered) == ["3,3,16,8", "3,3,8,16"]
+    assert " collective-permute(" not in program
+    assert " all-to-all(" not in program
+
+
 def test_microbatches_stay_on_their_devices():
     """A strided split: no rows of the batch travel between devices."""
     run = Run(layout=make_layout(8, 1), size=64, accumulate=4)

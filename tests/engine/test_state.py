@@ -85,8 +85,9 @@ def test_shapes_of_a_batch_are_enough():
 
 def test_other_variables_can_begin_a_run():
     run = Run(layout=make_layout(2, 4), ema_decay=0.9)
-    loaded = jax.tree.map(lambda x: np.asarray(x) + 1, dict(run.state.variables))
-    run.state = with_variables(run.state, loaded, run.layout)
+    on_devices = jax.tree.map(lambda x: x + 1, dict(run.state.variables))
+    loaded = jax.tree.map(np.asarray, on_devices)
+    run.state = with_variables(run.state, on_devices, run.layout)
     assert_bit_equal(dict(run.state.variables), loaded)
     assert_bit_equal(run.state.ema, loaded)
     assert run.step(make_batch(0)).finite  # donates every buffer

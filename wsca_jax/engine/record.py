@@ -61,24 +61,25 @@ def read_run_record(workdir: Path, schema: AttributeSchema | None = None) -> Run
     path = workdir / NAME
     if not path.is_file():
         raise WscaError(f"{path} does not exist; expected the workdir of a run that `wsca train` started")
-    try:
-        record = json.loads(path.read_text())
-        version = int(record["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise WscaError(f"{path}: not the record of a run ({error}); bring it back from a copy") from error
-    if version > FORMAT_VERSION:
-        raise WscaError(
-            f"{path}: format version {version}, this wsca reads up to {FORMAT_VERSION}; update wsca"
-        )
-    try:
-        found = RunRecord(dict(record["config"]), AttributeSchema.from_json(dict(record["schema"])))
-    except (SchemaError, KeyError, TypeError, ValueError) as error:
-        raise WscaError(f"{path}: not the record of a run ({error}); bring it back from a copy") from error
+    found = _parse(path)
     if schema is not None and schema != found.schema:
         raise WscaError(
             f"{path}: {_difference(found.schema, schema)}; choose another workdir or the run's data"
         )
     return found
+
+
+def _parse(path: Path) -> RunRecord:
+    try:
+        record = json.loads(path.read_text())
+        version = int(record["format_version"])
+        if version > FORMAT_VERSION:
+            raise WscaError(
+                f"{path}: format version {version}, this wsca reads up to {FORMAT_VERSION}; update wsca"
+            )
+        return RunRecord(dict(record["config"]), AttributeSchema.from_json(dict(record["schema"])))
+    except (SchemaError, KeyError, TypeError, ValueError) as error:
+        raise WscaError(f"{path}: not the record of a run ({error}); bring it back from a copy") from error
 
 
 def _difference(stored: AttributeSchema, given: AttributeSchema) -> str:
