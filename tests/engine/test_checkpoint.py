@@ -295,8 +295,8 @@ def test_too_little_space_is_seen_before_anything_is_written(run, tmp_path, monk
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
         with pytest.raises(
             OutOfDiskError,
-            match=r"checkpoints: needs \d+ bytes, 1048576 are free; step 2 was not saved, "
-            "the last good step is 1",
+            match=r"checkpoints: a save needs \d+ bytes, 1048576 are free; "
+            r"step 2 \(\d+ bytes\) was not saved, the last good step is 1",
         ):
             checkpoints.save(at_step(run, 2))
         assert checkpoints.restore_latest(run.abstract).step == 1
@@ -342,13 +342,15 @@ def test_a_disk_that_fills_up_while_saving(tmp_path):
         checkpoints = Checkpoints(workdir)
         checkpoints.save(state(1, 1000))
         checkpoints.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
         checkpoints.save(state(2, 1_000_000))
         for _ in range(600):
             try:
                 checkpoints.check()
             except OutOfDiskError as error:
                 print(error)
+                checkpoints.save(state(3, 1000))  # something smaller still fits
+                checkpoints.close()
                 sys.exit(error.exit_code)
             signal.sigtimedwait([], 0.1)
     """
@@ -356,10 +358,11 @@ def test_a_disk_that_fills_up_while_saving(tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 4, err.decode()[-2000:]
     assert f"{tmp_path}/checkpoints: the disk is full" in out.decode()
-    assert "step 2 was not saved, the last good step is 1" in out.decode()
+    assert "Traceback" not in err.decode()
+    assert "step 2 (5048588 bytes) was not saved, the last good step is 1" in out.decode()
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore_latest(target(1000)).step == 1
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+        assert checkpoints.restore_latest(target(1000)).step == 3
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
 
 
 def test_killed_while_saving(tmp_path):

@@ -76,7 +76,10 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         if keep_latest < 2:
-            raise WscaError(f"checkpoint.keep_latest is {keep_latest}; expected 2 or more")
+            raise WscaError(
+                f"checkpoint.keep_latest is {keep_latest}; expected 2 or more, because the newest step is "
+                "trusted only once its checksums are written"
+            )
         if keep_best < 0:
             raise WscaError(f"checkpoint.keep_best is {keep_best}; expected 0 or more")
         # Absolute, because the storage library writes from other threads and refuses relative paths.
@@ -87,6 +90,7 @@ class Checkpoints:
         self._read_only = read_only
         self._pending: Future[None] | None = None
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        logging.getLogger("absl").addFilter(_not_from_orbax)
         if not read_only:
             with storage_errors(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +129,7 @@ class Checkpoints:
             names = ", ".join(sorted(metrics))
             raise WscaError(f"checkpoint.best_metric is {self._best_metric!r}; expected one of {names}")
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
-        detail = f"; step {step} was not saved, {self._last_good()}"
+        detail = f"; step {step} ({needed} bytes) was not saved, {self._last_good()}"
         check_space(self._folder, needed, detail)
         scores = {name: float(value) for name, value in (metrics or {}).items()}
         with self._cleaning_up(detail):
@@ -158,8 +162,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._background.shutdown()
-            if "_manager" in self.__dict__:
-                self._manager.close()
+            self._let_go()
 
     def _finish(self, step: int, detail: str) -> None:
         with self._cleaning_up(detail):
@@ -176,7 +179,7 @@ class Checkpoints:
                 yield
         except Exception:
             self._clean()
-            self._manager.reload()
+            self._let_go()
             raise
 
     @functools.cached_property
@@ -196,6 +199,16 @@ class Checkpoints:
             best_fn=self._rank, preservation_policy=kept, todelete_subdir=_DELETED
         )
         return ocp.CheckpointManager(self._folder, options=options)
+
+    def _let_go(self) -> None:
+        """Closes the manager, where there is one; the next save makes another that sees what is there now.
+
+        One whose save failed would raise that error again, here and at every later save.
+        """
+        manager = self.__dict__.pop("_manager", None)
+        if manager is not None:
+            with contextlib.suppress(Exception):  # raised already, by the wait that was for it
+                manager.close()
 
     def _rank(self, metrics: Mapping[str, float]) -> float:
         value = metrics.get(self._best_metric, math.nan)
@@ -283,8 +296,7 @@ class Checkpoints:
         place = _free_name(self._quarantine / folder.name)
         folder.rename(place)
         _log.warning("checkpoint %s is not trusted: %s; moved to %s", folder, found, place)
-        if "_manager" in self.__dict__:
-            self._manager.reload()
+        self._let_go()
         return False
 
     def _clean(self) -> None:
@@ -307,6 +319,11 @@ class Checkpoints:
     def _last_good(self) -> str:
         steps = self.steps()
         return f"the last good step is {steps[-1]}" if steps else "no step was saved before it"
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs each error four times over with its traceback, and then raises it: once is enough."""
+    return "orbax" not in Path(record.pathname).parts
 
 
 def _remove(folders: Iterable[Path]) -> None:

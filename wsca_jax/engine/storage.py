@@ -53,7 +53,7 @@ def check_space(path: Path, needed: int, detail: str = "") -> None:
     """Raises OutOfDiskError where fewer than `needed` bytes are free at `path`."""
     free = free_bytes(path)
     if free < needed:
-        raise OutOfDiskError(f"{path}: needs {needed} bytes, {free} are free{detail}")
+        raise OutOfDiskError(f"{path}: a save needs {needed} bytes, {free} are free{detail}")
 
 
 def free_bytes(path: Path) -> int:
