@@ -30,7 +30,7 @@ PAINT: dict[Colour, tuple[float, float, float]] = {
     Colour.WHITE: (0.95, 0.95, 0.94),
     Colour.BLACK: (0.07, 0.07, 0.08),
 }
-_GREY = 0.5
+_GREYS = {Colour.WHITE: 0.42, Colour.BLACK: 0.6}  # second tones of the two that have no tint
 _PALE, _DEEP = 0.72, 0.58  # how far a pattern's second tone goes from the colour towards white, or black
 
 
@@ -105,8 +105,8 @@ def painted(item: SceneObject, uv: Float32[np.ndarray, "2 M"]) -> Float32[np.nda
 def tones(colour: Colour) -> tuple[Column, Column]:
     """A colour and the second tone of its patterns: a tint or a shade, so that no other colour appears."""
     base = np.array(PAINT[colour], np.float32)[:, None]
-    if colour in (Colour.WHITE, Colour.BLACK):
-        return base, np.full_like(base, _GREY)
+    if colour in _GREYS:
+        return base, np.full_like(base, _GREYS[colour])
     light = float(base.mean()) > 0.55
     return base, base * np.float32(1 - _DEEP) if light else base + (1 - base) * np.float32(_PALE)
 
@@ -125,15 +125,15 @@ def _edge(value: Values, sharpness: float) -> Values:
 
 
 def _striped(uv: np.ndarray, how: Pattern) -> Values:
-    across = uv[0] * np.float32(3 * math.cos(how.angle)) + uv[1] * np.float32(3 * math.sin(how.angle))
+    across = uv[0] * np.float32(2.5 * math.cos(how.angle)) + uv[1] * np.float32(2.5 * math.sin(how.angle))
     wave = np.sin(np.float32(2 * math.pi) * (across + np.float32(how.phase[0])))
     return _edge(wave - np.float32(0.15), 4)
 
 
 def _dotted(uv: np.ndarray, how: Pattern) -> Values:
-    x, y = (uv[i] * np.float32(3) + np.float32(how.phase[i]) for i in range(2))
+    x, y = (uv[i] * np.float32(2.5) + np.float32(how.phase[i]) for i in range(2))
     x, y = x - np.floor(x) - np.float32(0.5), y - np.floor(y) - np.float32(0.5)
-    return _edge(np.float32(0.31) - np.sqrt(x * x + y * y), 8)
+    return _edge(np.float32(0.32) - np.sqrt(x * x + y * y), 8)
 
 
 def _checkered(uv: np.ndarray, how: Pattern) -> Values:
@@ -143,7 +143,7 @@ def _checkered(uv: np.ndarray, how: Pattern) -> Values:
 
 def _speckled(uv: np.ndarray, how: Pattern) -> Values:
     """Flecks: the peaks of smooth noise."""
-    column, row = ((uv[i] * 60 + 256 * (1 + how.phase[i])).astype(np.int32) & 255 for i in range(2))
+    column, row = ((uv[i] * 72 + 256 * (1 + how.phase[i])).astype(np.int32) & 255 for i in range(2))
     return _fleck_table().take(row * 256 + column)
 
 
