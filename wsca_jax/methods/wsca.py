@@ -48,6 +48,7 @@ def default_config() -> ConfigDict:
                 "hidden_size": 768,
                 "attr_dim": 128,
                 "token_stage": "c5",
+                "linear_path": True,
                 "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
                 "trunk": fields(ResNet),
                 "tokens": fields(VisualTokens),
@@ -112,6 +113,7 @@ def build_model(config: ConfigDict, schema: AttributeSchema) -> WSCA:
         tokens=VisualTokens(config.hidden_size, **config.tokens, dtype=dtype),
         heads=GroupHeads(schema.group_of, config.hidden_size, config.attr_dim, **config.heads, dtype=dtype),
         token_stage=config.token_stage,
+        linear_path=config.linear_path,
     )
 
 

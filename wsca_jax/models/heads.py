@@ -31,7 +31,9 @@ class GroupHeads(nn.Module):
 
     Group g's classifier, Dense d/2 -> ReLU -> Dropout -> Dense A_g, reads
     projector(LayerNorm(refined_g + Dense(pooled))); without `refined` its part drops out of the sum.
-    Groups without attributes cost nothing and have no parameters.
+    Groups without attributes cost nothing and have no parameters. A linear classifier of the trunk's own
+    pooled features is added where they are given: a deep head alone learns rare attributes slowly from few
+    images, because their gradient has to find its way through three layers first.
 
     Attributes:
       group_of: for each attribute, its group's number.
@@ -52,6 +54,7 @@ class GroupHeads(nn.Module):
         self,
         pooled: Float[Array, "B d"],
         refined: Float[Array, "B G a"] | None = None,
+        trunk: Float[Array, "B C"] | None = None,
         *,
         train: bool,
     ) -> Float32[Array, "B A"]:
@@ -63,7 +66,11 @@ class GroupHeads(nn.Module):
         features = nn.Dense(self.hidden_size, dtype=self.dtype, name="projector")(features)
         features = jnp.broadcast_to(features, (len(features), len(members), self.hidden_size))
         hidden = self._hidden(features, train)
-        return self._logits(hidden, members)[:, slots]
+        logits = self._logits(hidden, members)[:, slots]
+        if trunk is None:
+            return logits
+        linear = nn.Dense(len(self.group_of), dtype=self.dtype, use_bias=False, name="linear")
+        return logits + linear(trunk).astype(jnp.float32)
 
     def _hidden(self, features: Float[Array, "B G d"], train: bool) -> Float[Array, "B G h"]:
         groups, width = features.shape[1], self.hidden_size // 2

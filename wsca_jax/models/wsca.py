@@ -41,7 +41,8 @@ class WSCA(nn.Module):
     Attributes:
       trunk: (image, weight, train) -> `Stages`.
       tokens: (feature map, train) -> tokens [B, h, w, d].
-      heads: (pooled, refined or None, train) -> logits [B, A].
+      heads: (pooled, refined or None, trunk features [B, C] or None, train) -> logits [B, A].
+      linear_path: whether the heads also see the trunk's last feature map, averaged, through one linear layer.
       token_stage: the trunk's stage that the tokens come from ("c3", "c4" or "c5").
       frequency: (image, train) -> record with `token` [B, 1, d].
       fusion: (tokens [B, h, w, d], frequency token [B, 1, d], train) -> tokens.
@@ -53,6 +54,7 @@ class WSCA(nn.Module):
     trunk: nn.Module
     tokens: nn.Module
     heads: nn.Module
+    linear_path: bool = True
     token_stage: str = "c5"
     frequency: nn.Module | None = None
     fusion: nn.Module | None = None
@@ -90,5 +92,6 @@ class WSCA(nn.Module):
         if self.decomposer is not None:
             decomposition = self.decomposer(tokens, branches, train=train)
             refined = decomposition.refined
-        logits = self.heads(pooled, refined, train=train)
+        trunk = jnp.mean(stages.c5, axis=(1, 2)) if self.linear_path else None
+        logits = self.heads(pooled, refined, trunk, train=train)
         return Outputs(logits, tokens, pooled, stages, frequency, encoding, routing, decomposition)
