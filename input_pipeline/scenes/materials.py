@@ -125,15 +125,15 @@ def _edge(value: Values, sharpness: float) -> Values:
 
 
 def _striped(uv: np.ndarray, how: Pattern) -> Values:
-    across = uv[0] * np.float32(2.5 * math.cos(how.angle)) + uv[1] * np.float32(2.5 * math.sin(how.angle))
+    across = uv[0] * np.float32(2 * math.cos(how.angle)) + uv[1] * np.float32(2 * math.sin(how.angle))
     wave = np.sin(np.float32(2 * math.pi) * (across + np.float32(how.phase[0])))
-    return _edge(wave - np.float32(0.15), 4)
+    return _edge(wave, 4)
 
 
 def _dotted(uv: np.ndarray, how: Pattern) -> Values:
-    x, y = (uv[i] * np.float32(2.5) + np.float32(how.phase[i]) for i in range(2))
+    x, y = (uv[i] * np.float32(3) + np.float32(how.phase[i]) for i in range(2))
     x, y = x - np.floor(x) - np.float32(0.5), y - np.floor(y) - np.float32(0.5)
-    return _edge(np.float32(0.32) - np.sqrt(x * x + y * y), 8)
+    return _edge(np.float32(0.29) - np.sqrt(x * x + y * y), 8)
 
 
 def _checkered(uv: np.ndarray, how: Pattern) -> Values:

@@ -145,8 +145,6 @@ def _objects(
 
 
 def _angle(draws: Draws, look: Appearance) -> float:
-    """A pattern's direction; around a ring only the upright one closes."""
-    angle = draws.pick((0.0, math.pi / 4, math.pi / 2, 3 * math.pi / 4))
-    if look.shape is Shape.RING:
-        return 0.0
-    return 0.0 if look.texture is Texture.CHECKERED else angle
+    """A pattern's direction: level or slanting bands. Around a ring only bands across the tube close."""
+    angle = draws.pick((math.pi / 2, math.pi / 4))
+    return 0.0 if look.shape is Shape.RING else angle
