@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise DataError(f"no image to show: {chosen.split} has images 0 to {len(source) - 1}")
         _write(chosen.contact_sheet, [source.scene(i) for i in range(chosen.first, last)], chosen.columns)
     except DataError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _write(path: Path, scenes: list[Scene], columns: int) -> None:

@@ -266,14 +266,16 @@ def test_contact_sheet(tmp_path):
         (["--rows", "0"], "no image to show"),
     ],
 )
-def test_contact_sheet_errors(tmp_path, arguments, message):
-    with pytest.raises(SystemExit, match=message):
+def test_contact_sheet_errors(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
         main(["--contact_sheet", str(tmp_path / "sheet.png"), *arguments])
+    assert message in capsys.readouterr().err
 
 
-def test_contact_sheet_into_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(SystemExit, match="cannot be written"):
+def test_contact_sheet_into_a_folder_that_is_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
         main(["--contact_sheet", str(tmp_path / "none" / "sheet.png"), "--rows", "1", "--columns", "1"])
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err
 
 
 PINNED_CAPTION = (
