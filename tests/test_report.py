@@ -266,6 +266,20 @@ def test_charts_of_a_run_without_evaluations_are_drawn():
     assert "chance 0.250" in map_chart([], 0.25)
 
 
+@pytest.mark.parametrize(
+    ("name", "title"), [("loss/classification", ">Classification loss<"), ("loss", ">Loss<")]
+)
+def test_the_loss_that_training_and_validation_share_is_drawn(tmp_path, report, name, title):
+    with RunWriter(tmp_path) as writer:
+        writer.write(1, "train", {"loss": 5.0, name: 0.5})
+        writer.write(2, "train", {"loss": 4.0, name: 0.4})
+        writer.write(2, "validation", {name: 0.25})
+    page = write(tmp_path, report).read_text()
+    assert title in page
+    assert "train 0.400" in page
+    assert "validation 0.250" in page
+
+
 def test_charts_take_their_colours_from_the_page(workdir):
     chart = map_chart([Row(1, "validation", {"mAP": 0.5}), Row(2, "validation", {"mAP": 0.6})], 0.2)
     assert "var(--accent)" in chart

@@ -71,11 +71,11 @@ def smooth(curve: Series) -> Series:
     return Series(curve.steps, (padded[high] - padded[low]) / (high - low))
 
 
-def loss_chart(rows: Sequence[Row]) -> str:
-    """Training loss, smoothed where there are many points, and validation loss where it was logged."""
+def loss_chart(rows: Sequence[Row], name: str = "loss") -> str:
+    """A loss in training, smoothed where there are many points, and in validation where it was logged."""
     with rc_context(STYLE):
         figure, axes = _figure()
-        train, validation = series(rows, "train", "loss"), series(rows, "validation", "loss")
+        train, validation = series(rows, "train", name), series(rows, "validation", name)
         if len(train.values) > 40:
             axes.plot(*train, color=ACCENT, alpha=0.25, linewidth=0.8)
             train = smooth(train)

@@ -139,8 +139,11 @@ def _remarks(results: Results) -> str:
 
 
 def _charts(report: TrainingReport, rows: Sequence[Row]) -> str:
+    # The one term that means the same in training and in validation.
+    compared = any("loss/classification" in row.values for row in rows)
+    title, name = ("Classification loss", "loss/classification") if compared else ("Loss", "loss")
     charts = (
-        ("Loss", loss_chart(rows)),
+        (title, loss_chart(rows, name)),
         ("mAP on the validation split", map_chart(rows, report.results.overall.chance_mAP)),
     )
     figures = "".join(
