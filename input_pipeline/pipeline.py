@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import grain
 import numpy as np
@@ -42,7 +42,7 @@ def train_batches(
     shards: int = 1,
     threads: int = 2,
     allow_corrupt: bool = False,
-) -> Iterator[AttributeBatch]:
+) -> Generator[AttributeBatch]:
     """Endless training batches of one shard, from `start_step` on.
 
     Each epoch's examples come exactly once. At most 2 * threads batches are held ready or in the making.
@@ -90,7 +90,7 @@ def eval_batches(
     shards: int = 1,
     threads: int = 2,
     allow_corrupt: bool = False,
-) -> Iterator[AttributeBatch]:
+) -> Generator[AttributeBatch]:
     """Every example exactly once, in the source's order, with all its labels.
 
     All shards return the same number of batches of batch_size / shards rows; what is left over is padded with
@@ -192,13 +192,13 @@ def _philox(seed: int, purpose: int, stream: int, tick: int) -> np.random.Philox
     return np.random.Philox(key=key, counter=np.array([tick, stream, 0, 0], np.uint64))
 
 
-def _iterate(batches: grain.MapDataset, threads: int) -> Iterator[AttributeBatch]:
+def _iterate(batches: grain.MapDataset, threads: int) -> Generator[AttributeBatch]:
     # Grain's default holds 500 elements ready; our elements are whole batches.
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return _closing(batches.to_iter_dataset(options))
 
 
-def _closing(dataset: grain.IterDataset) -> Iterator[AttributeBatch]:
+def _closing(dataset: grain.IterDataset) -> Generator[AttributeBatch]:
     """A generator, so that close() and garbage collection both reach Grain's iterator and its threads."""
     iterator = iter(dataset)
     try:

@@ -1,4 +1,4 @@
-"""Configurations: files say what differs, the command line types what it changes, typos name the right key."""
+"""Configurations: files say what differs, the command line is typed, typos name the right key."""
 
 import pytest
 

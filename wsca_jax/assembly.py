@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline import SOURCES, pipeline
-from input_pipeline.batch import AttributeBatch, Source
+from input_pipeline.batch import AttributeBatch, Source, blank_batch
 from input_pipeline.images import ImageOptions
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.weak_labels import WeakLabels
@@ -93,7 +92,7 @@ def data_schema(config: ConfigDict) -> AttributeSchema:
     return SOURCES[config.data.name].SCHEMA
 
 
-def train_batches(config: ConfigDict, source: Source, start_step: int) -> Iterator[AttributeBatch]:
+def train_batches(config: ConfigDict, source: Source, start_step: int) -> Generator[AttributeBatch]:
     """This process's rows of every global batch from `start_step` on."""
     return pipeline.train_batches(
         source,
@@ -109,7 +108,7 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Iterat
     )
 
 
-def eval_batches(config: ConfigDict, source: Source) -> Iterator[AttributeBatch]:
+def eval_batches(config: ConfigDict, source: Source) -> Generator[AttributeBatch]:
     """This process's rows of the evaluation batches: the middle of each image, all of its labels."""
     return pipeline.eval_batches(
         source,
@@ -124,16 +123,9 @@ def eval_batches(config: ConfigDict, source: Source) -> Iterator[AttributeBatch]
 
 def batch_spec(config: ConfigDict, schema: AttributeSchema, rows: int) -> AttributeBatch:
     """Shapes and dtypes of a global batch of this many rows, as `jax.ShapeDtypeStruct`s."""
-    size = config.data.images.size
-    attributes = (rows, schema.num_attributes)
-    return AttributeBatch(
-        image=jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
-        labels=jax.ShapeDtypeStruct(attributes, np.uint8),
-        known=jax.ShapeDtypeStruct(attributes, np.bool_),
-        weight=jax.ShapeDtypeStruct((rows,), np.float32),
-        index=jax.ShapeDtypeStruct((rows,), np.int32),
-    )
+    batch = blank_batch(rows, config.data.images.size, schema.num_attributes)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
 
-def checkpoint_options(config: ConfigDict) -> dict[str, object]:
+def checkpoint_options(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in config.checkpoint.items() if key != "every_epochs"}

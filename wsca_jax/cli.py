@@ -168,13 +168,19 @@ def run_inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax.config import data_set
 
-    data_set(options.data).prepare(options.data_dir, options.output)
+    folder = data_set(options.data, "prepare").prepare(options.data_dir, options.output)
+    print(f"{folder}: ready; give it as --data_dir")
 
 
 def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax.config import data_set
 
-    print(data_set(options.data).verify(options.data_dir))
+    found = data_set(options.data, "verify").verify(options.data_dir)
+    print(found)
+    if not found.ok:
+        raise WscaError(
+            f"{options.data_dir}: {len(found.problems)} problems, listed above; restore these files"
+        )
 
 
 if __name__ == "__main__":

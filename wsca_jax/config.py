@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 import json
 import runpy
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,12 +137,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies `--config.key=value` (or `--config.key value`) arguments, typed by the present values."""
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict(
-        "config", config, flag_values=values, sys_argv=["wsca", *overrides]
-    )
+    values, arguments = flags.FlagValues(), ["wsca", *overrides]
     try:
-        rest = values(["wsca", *overrides])
+        holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        rest = values(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(_explain(error, config, overrides)) from error
     if rest[1:]:
@@ -161,13 +158,16 @@ def _run_file(path: Path, variant: str) -> ConfigDict:
     except KeyError:
         raise ConfigError(f"{path}: defines no get_config(variant) function") from None
     except Exception as error:
-        raise ConfigError(f"{path}: does not run: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{path}: does not run: {_one_line(error)}") from error
     try:
-        arguments = (variant,) if variant else ()
-        inspect.signature(get_config).bind(*arguments)
-        return ConfigDict(get_config(*arguments))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: variant {variant!r}: {error}") from error
+        return ConfigDict(get_config(variant) if variant else get_config())
+    except Exception as error:
+        chosen = f"variant {variant!r}" if variant else "get_config()"
+        raise ConfigError(f"{path}: {chosen}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _defaults_for(chosen: ConfigDict, origin: str) -> ConfigDict:
@@ -223,7 +223,14 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def data_set(name: str) -> ModuleType:
-    """The module of a data set; raises ConfigError for a name that is none."""
+def data_set(name: str, ability: str) -> ModuleType:
+    """The module of a data set that can `ability` ("prepare", "verify").
+
+    Raises:
+      ConfigError: there is no such data set, or nothing to prepare or verify about it.
+    """
     _check_choice(name, SOURCES, "--data")
-    return SOURCES[name]
+    module = SOURCES[name]
+    if not hasattr(module, ability):
+        raise ConfigError(f"--data {name}: there are no files to {ability}; train on it as it is")
+    return module

@@ -21,7 +21,7 @@ from wsca_jax.engine import state as states
 from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.engine.record import has_run_record, read_run_record, write_run_record
 from wsca_jax.engine.state import TrainState
-from wsca_jax.engine.step import CompiledStep, StepReport, compile_train_step
+from wsca_jax.engine.step import StepReport, compile_train_step
 from wsca_jax.errors import DivergedError, Preempted, WscaError
 from wsca_jax.evaluate import Evaluator
 from wsca_jax.metrics import Results
@@ -124,9 +124,7 @@ def begin(run: Run, checkpoints: Checkpoints) -> TrainState:
     state = states.create(method, run.optimizer, spec, seed=config.seed, layout=layout)
     if method.pretrained is None:
         return state
-    variables = dict(method.pretrained(state.variables))
-    state = state.replace(**variables, ema=None if state.ema is None else variables)
-    return jax.device_put(state, layout.shardings(state))
+    return states.with_variables(state, method.pretrained(state.variables), layout)
 
 
 def open_tools(
@@ -210,7 +208,7 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
     return Finished(state, results, watch.skipped_examples)
 
 
-def compile_step(run: Run, state: TrainState) -> CompiledStep:
+def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
     """Traces and compiles the train step once, ahead of the loop, so that its cost is known."""
     config = run.config
     step = compile_train_step(
@@ -244,6 +242,7 @@ class Watch:
     def add(self, taken: Taken) -> None:
         """Counts skipped examples and looks at the steps that are old enough."""
         self._count_skipped(taken)
+        self._tools.checkpoints.check()
         self._pending.append(taken)
         while len(self._pending) > STEPS_AHEAD:
             self._look(self._pending.popleft())

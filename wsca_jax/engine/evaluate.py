@@ -88,7 +88,7 @@ def eval_step(
 CompiledEval = Callable[[Variables, AttributeBatch, Any], EvalReport]
 
 
-def compile_eval_step(method: Method, layout: Layout, variables: Variables) -> CompiledEval:
+def compile_eval_step(method: Method, layout: Layout, variables: Variables) -> jax.stages.Wrapped:
     """Jits `eval_step` for variables like these (arrays or their abstract shapes)."""
     return jax.jit(
         functools.partial(eval_step, method=method, layout=layout),

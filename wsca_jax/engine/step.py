@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -116,12 +116,9 @@ def train_step(
     return new, report
 
 
-CompiledStep = Callable[[TrainState, AttributeBatch], tuple[TrainState, StepReport]]
-
-
 def compile_train_step(
     method: Method, optimizer: Optimizer, layout: Layout, state: TrainState, *, seed: int, accumulate: int = 1
-) -> CompiledStep:
+) -> jax.stages.Wrapped:
     """Jits `train_step` for states like `state` (arrays or their abstract shapes), which it donates."""
     shardings = layout.shardings(state)
     step = functools.partial(

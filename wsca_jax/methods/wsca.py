@@ -143,7 +143,7 @@ def build_terms(config: ConfigDict) -> list[Term]:
             "classification",
             lambda outputs, batch, step: score(outputs.logits, batch.labels, batch.known, batch.weight),
             weight=config.weights.classification,
-            count=lambda batch: classification.count(batch.known, batch.weight),
+            count=lambda batch: classification.count(jnp.asarray(batch.known), jnp.asarray(batch.weight)),
         ),
     ]
 
@@ -159,7 +159,8 @@ def forward(
 ) -> tuple[Outputs, Any]:
     """One pass through the model; see `wsca_jax.methods.base.Forward`."""
     if not train:
-        return model.apply(variables, batch.image, batch.tokens, train=False), variables["batch_stats"]
+        outputs: Any = model.apply(variables, batch.image, batch.tokens, train=False)
+        return outputs, variables["batch_stats"]
     outputs, updated = model.apply(
         variables,
         batch.image,

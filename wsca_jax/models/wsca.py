@@ -42,7 +42,7 @@ class WSCA(nn.Module):
       trunk: (image, weight, train) -> `Stages`.
       tokens: (feature map, train) -> tokens [B, h, w, d].
       heads: (pooled, refined or None, trunk features [B, C] or None, train) -> logits [B, A].
-      linear_path: whether the heads also see the trunk's last feature map, averaged, through one linear layer.
+      linear_path: whether the heads also see the trunk's mean feature, through one linear layer.
       token_stage: the trunk's stage that the tokens come from ("c3", "c4" or "c5").
       frequency: (image, train) -> record with `token` [B, 1, d].
       fusion: (tokens [B, h, w, d], frequency token [B, 1, d], train) -> tokens.

@@ -1,0 +1,103 @@
+"""The WSCA method: what the configuration says is what is built, and labels only reach the loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wsca_jax import assembly, config
+from wsca_jax.config import ConfigError
+
+TINY = "configs/scenes.py:tiny"
+
+
+def build(*overrides):
+    settings = config.load(TINY, overrides)
+    return assembly.build_method(settings, assembly.data_schema(settings)), settings
+
+
+@pytest.fixture(scope="module")
+def batch():
+    settings = config.load(TINY)
+    return next(assembly.eval_batches(settings, assembly.open_source(settings, "validation")))
+
+
+@pytest.fixture(scope="module")
+def method():
+    return build()[0]
+
+
+@pytest.fixture(scope="module")
+def variables(method, batch):
+    return jax.jit(lambda: method.init(jax.random.key(0), batch))()
+
+
+def test_the_loss_is_masked_binary_cross_entropy(method, variables, batch):
+    batch = batch._replace(known=np.random.default_rng(0).random(batch.known.shape) < 0.3)
+    prepared = method.augment(batch, None)
+    outputs, _ = method.forward(method.model, variables, None, prepared, jnp.int32(0), False, {})
+    (term,) = method.terms
+    logits, mask = np.asarray(outputs.logits, np.float64), batch.known & (batch.weight > 0)[:, None]
+    expected = np.logaddexp(0, logits) - batch.labels * logits
+    np.testing.assert_allclose(term.fn(outputs, prepared, 0), expected[mask].mean(), rtol=1e-5)
+    assert term.count(prepared) == mask.sum()
+
+
+def test_gradients_do_not_change_with_hidden_labels(method, variables, batch):
+    known = np.random.default_rng(0).random(batch.known.shape) < 0.5
+
+    @jax.jit
+    def gradient_norm(labels):
+        def loss(params):
+            hidden = method.augment(batch._replace(labels=labels, known=known), None)
+            outputs, _ = method.forward(
+                method.model, {**variables, "params": params}, None, hidden, jnp.int32(0), False, {}
+            )
+            return method.terms[0].fn(outputs, hidden, 0)
+
+        return optax.tree.norm(jax.grad(loss)(variables["params"]))
+
+    first = gradient_norm(batch.labels)
+    np.testing.assert_array_equal(first, gradient_norm(np.where(known, batch.labels, 1 - batch.labels)))
+    assert first > 1e-4
+
+
+def test_focal_and_asymmetric_losses_are_a_setting_away(batch):
+    for name in ("focal", "asymmetric"):
+        (term,) = build(f"--config.loss.classification={name}")[0].terms
+        outputs = type("Outputs", (), {"logits": jnp.zeros(batch.labels.shape)})
+        assert 0 < term.fn(outputs, batch, 0) < np.log(2)
+
+
+def test_weight_zero_removes_the_term():
+    assert build("--config.loss.weights.classification=0.0")[0].terms == ()
+
+
+def test_trunk_settings_reach_the_trunk():
+    method, _ = build("--config.model.trunk.depth=26", "--config.model.trunk.last_stride=1")
+    assert method.model.trunk.depth == 26
+    assert method.model.trunk.last_stride == 1
+
+
+def test_hue_jitter_is_off_where_labels_depend_on_hue(batch):
+    method, _ = build("--config.augment.hue=0.5", "--config.augment.flip_probability=0.0")
+    still = method.augment(batch, jax.random.key(0)).image
+    np.testing.assert_array_equal(still, method.augment(batch, None).image)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "--config.loss.classification=bce",
+            "loss.classification is 'bce'; expected one of binary_cross_entropy",
+        ),
+        ("--config.model.dtype=float33", "float33"),
+        ("--config.augment.flip_probability=2.0", "flip_probability"),
+    ],
+)
+def test_values_that_nothing_takes_are_one_line(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(override)
+    assert "\n" not in str(caught.value)

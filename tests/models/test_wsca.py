@@ -1,0 +1,128 @@
+"""The whole model: sockets are optional, what is plugged in is used and gets a gradient, rows stay apart."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from wsca_jax.models.heads import GroupHeads
+from wsca_jax.models.resnet import ResNet
+from wsca_jax.models.tokens import VisualTokens
+from wsca_jax.models.wsca import WSCA
+
+HIDDEN, ATTR, GROUPS = 8, 4, 2
+GROUP_OF = (0, 1, 0)
+
+
+class FrequencyRecord(NamedTuple):
+    token: Float[Array, "B 1 d"]
+
+
+class Frequency(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train):
+        return FrequencyRecord(nn.Dense(HIDDEN)(image.mean((1, 2)))[:, None])
+
+
+class Fusion(nn.Module):
+    @nn.compact
+    def __call__(self, tokens, token, *, train):
+        return tokens + nn.Dense(HIDDEN)(token)[:, None]
+
+
+class EncoderRecord(NamedTuple):
+    tokens: Float[Array, "B h w d"]
+    branches: Float[Array, "B G a"]
+
+
+class Encoder(nn.Module):
+    @nn.compact
+    def __call__(self, tokens, text, *, train):
+        branches = nn.Dense(GROUPS * ATTR)(tokens.mean((1, 2))).reshape(-1, GROUPS, ATTR)
+        return EncoderRecord(tokens + nn.Dense(HIDDEN)(tokens), branches)
+
+
+class RouterRecord(NamedTuple):
+    pooled: Float[Array, "B d"]
+
+
+class Router(nn.Module):
+    @nn.compact
+    def __call__(self, pooled, *, train):
+        return RouterRecord(pooled + nn.Dense(HIDDEN)(pooled))
+
+
+class DecomposerRecord(NamedTuple):
+    refined: Float[Array, "B G a"]
+
+
+class Decomposer(nn.Module):
+    @nn.compact
+    def __call__(self, tokens, branches, *, train):
+        return DecomposerRecord(
+            branches + nn.Dense(GROUPS * ATTR)(tokens.mean((1, 2))).reshape(branches.shape)
+        )
+
+
+PLUGS = {
+    "frequency": {"frequency": Frequency(), "fusion": Fusion()},
+    "encoder": {"encoder": Encoder()},
+    "router": {"router": Router()},
+    "decomposer": {"encoder": Encoder(), "decomposer": Decomposer()},
+}
+
+
+def make_model(**sockets) -> WSCA:
+    return WSCA(
+        trunk=ResNet(depth=18, width=4, dtype=jnp.float32),
+        tokens=VisualTokens(HIDDEN, dtype=jnp.float32),
+        heads=GroupHeads(GROUP_OF, HIDDEN, ATTR, dtype=jnp.float32),
+        **sockets,
+    )
+
+
+@pytest.fixture(scope="module")
+def image():
+    return jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+
+
+def test_empty_sockets_have_no_parameters(image):
+    model = make_model()
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+    assert set(variables["params"]) == {"trunk", "tokens", "heads"}
+    outputs = jax.eval_shape(lambda v: model.apply(v, image, train=False), variables)
+    assert outputs.logits.shape == (4, 3)
+    assert outputs.frequency is outputs.encoding is outputs.routing is outputs.decomposition is None
+
+
+@pytest.mark.parametrize("plug", PLUGS)
+def test_plugged_modules_get_a_gradient_from_the_logits_alone(image, plug):
+    model = make_model(**PLUGS[plug])
+    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    weights = jax.random.normal(jax.random.key(2), (4, 3))
+
+    def loss(params):
+        return jnp.sum(weights * model.apply({**variables, "params": params}, image, train=False).logits)
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    for socket in PLUGS[plug]:
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradients[socket])))
+        assert norm > 1e-5, f"{socket} has gradient norm {norm}"
+
+
+def test_frequency_without_fusion_is_refused():
+    with pytest.raises(ValueError, match="come together"):
+        make_model(frequency=Frequency())
+
+
+def test_images_of_a_batch_do_not_see_each_other(image):
+    model = make_model()
+    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    predict = jax.jit(lambda x: model.apply(variables, x, train=False).logits)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_allclose(predict(image[order]), predict(image)[order], atol=1e-5)
+    np.testing.assert_array_equal(predict(image), predict(image))
