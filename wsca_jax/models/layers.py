@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-from wsca_jax.models.convolution import Lowering, Pair, convolve
+from wsca_jax.models.convolution import Lowering, convolve
+from wsca_jax.models.convolution_forms import Pair
 
 Initializer = Callable[..., Array]
 
@@ -33,7 +38,7 @@ class Conv(nn.Module):
       use_bias: whether a bias is added.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
-      lowering: None lets the platform decide; "native" or "patches" forces a form.
+      lowering: None lets the platform decide; "native" or "cpu" forces a form.
     """
 
     features: int
@@ -85,101 +90,178 @@ class BatchNorm(nn.Module):
         self, x: Float[Array, "B H W C"], *, train: bool, weight: Float32[Array, "B"] | None = None
     ) -> Float[Array, "B H W C"]:
         """Normalises; `weight` (None: all 1) weighs the examples in the statistics, 0 leaves one out."""
-        shape = (x.shape[-1],)
+        x, shape = x.astype(self.dtype), (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not train:
-            slope = scale * jax.lax.rsqrt(var.value + self.epsilon)
-            return _affine(x, slope, bias - mean.value * slope).astype(self.dtype)
+            return _normalise(x, Moments(mean.value, var.value, jnp.ones(())), scale, bias, self.epsilon)
         weight = jnp.ones(x.shape[0], jnp.float32) if weight is None else weight.astype(jnp.float32)
-        y, statistics = normalise(x, scale, bias, weight, self.epsilon)
+        y, batch = batch_normalise(x, scale, bias, weight, self.epsilon)
         if not self.is_initializing():
-            mean.value, var.value = self._updated(statistics, weight.sum() * x[0, ..., 0].size, mean, var)
-        return y.astype(self.dtype)
-
-    def _updated(self, statistics, count, mean, var):
-        batch_mean, batch_var = statistics
-        unbiased = batch_var * count / jnp.maximum(count - 1, 1)
-        rate = jnp.where(count > 0, self.momentum, 0.0)
-        return (
-            mean.value + rate * (batch_mean - mean.value),
-            var.value + rate * (unbiased - var.value),
-        )
+            batch = jax.tree.map(lax.stop_gradient, batch)
+            unbiased = batch.var * batch.positions / jnp.maximum(batch.positions - 1, 1)
+            rate = jnp.where(batch.positions > 0, self.momentum, 0.0)
+            mean.value += rate * (batch.mean - mean.value)
+            var.value += rate * (unbiased - var.value)
+        return y
 
 
-def _affine(x: Array, slope: Array, offset: Array) -> Array:
-    return x.astype(jnp.float32) * slope + offset
+class Moments(NamedTuple):
+    """Statistics of a batch, float32.
+
+    Attributes:
+      mean, var: [C]; the variance is biased.
+      positions: how many stand behind them, sum(weight) H W.
+    """
+
+    mean: Float32[Array, "C"]
+    var: Float32[Array, "C"]
+    positions: Float32[Array, ""]
+
+
+def moments(x: Float[Array, "B H W C"], weight: Float32[Array, "B"]) -> Moments:
+    """Weighted mean and variance over (B, H, W), in one pass: var = E[x^2] - E[x]^2, clipped at 0."""
+    count = weight.sum() * (x.shape[1] * x.shape[2])
+    x = x.astype(jnp.float32)
+    weighted = x * weight[:, None, None, None]
+    mean = weighted.sum((0, 1, 2)) / _at_least_tiny(count)
+    square = (weighted * x).sum((0, 1, 2)) / _at_least_tiny(count)
+    return Moments(mean, jnp.maximum(square - mean * mean, 0), count)
+
+
+def _at_least_tiny(count: Array) -> Array:
+    return jnp.maximum(count, jnp.finfo(jnp.float32).tiny)
+
+
+def _normalise(x: Array, over: Moments, scale: Array, bias: Array, epsilon: float) -> Array:
+    slope = scale * lax.rsqrt(over.var + epsilon)
+    return (x.astype(jnp.float32) * slope + (bias - over.mean * slope)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def normalise(
+def batch_normalise(
     x: Float[Array, "B H W C"],
     scale: Float32[Array, "C"],
     bias: Float32[Array, "C"],
     weight: Float32[Array, "B"],
     epsilon: float,
-) -> tuple[Float[Array, "B H W C"], tuple[Float32[Array, "C"], Float32[Array, "C"]]]:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, and (mean, biased var) over the weighted batch.
+) -> tuple[Float[Array, "B H W C"], Moments]:
+    """Normalises a batch by its own weighted moments, and returns them.
 
-    The statistics carry no gradient of their own; `weight` gets none.
+    The moments and `weight` carry no gradient. The gradient keeps `x` alone, where autodiff would keep its
+    float32 and centred copies, and reads it twice: once for the two sums, once for the result.
     """
-    return _normalise_fwd(x, scale, bias, weight, epsilon)[0]
+    over = moments(x, weight)
+    return _normalise(x, over, scale, bias, epsilon), over
 
 
-def _statistics(x: Array, weight: Array) -> tuple[Array, Array]:
-    count = jnp.maximum(weight.sum() * (x.shape[1] * x.shape[2]), jnp.finfo(jnp.float32).tiny)
-    x32 = x.astype(jnp.float32)
-    weighted = x32 * weight[:, None, None, None]
-    mean = weighted.sum((0, 1, 2)) / count
-    square = (weighted * x32).sum((0, 1, 2)) / count
-    return mean, jnp.maximum(square - mean * mean, 0)
+def _batch_normalise_fwd(
+    x: Array, scale: Array, bias: Array, weight: Array, epsilon: float
+) -> tuple[tuple[Array, Moments], tuple[Array, Array, Array, Moments]]:
+    y, over = batch_normalise(x, scale, bias, weight, epsilon)
+    return (y, over), (x, scale, weight, over)
 
 
-def _normalise_fwd(x, scale, bias, weight, epsilon):
-    mean, var = _statistics(x, weight)
-    inverse = jax.lax.rsqrt(var + epsilon)
-    slope = scale * inverse
-    y = _affine(x, slope, bias - mean * slope).astype(x.dtype)
-    return (y, (mean, var)), (x, scale, weight, mean, inverse)
-
-
-def _normalise_bwd(epsilon, residuals, cotangents):
-    x, scale, weight, mean, inverse = residuals
-    dy = cotangents[0].astype(jnp.float32)
-    x32 = x.astype(jnp.float32)
-    count = jnp.maximum(weight.sum() * (x.shape[1] * x.shape[2]), jnp.finfo(jnp.float32).tiny)
+def _batch_normalise_bwd(
+    epsilon: float, residuals: tuple[Array, Array, Array, Moments], cotangents: tuple[Array, Moments]
+) -> tuple[Array, Array, Array, Array]:
+    """dx = slope (dy - weight / count (dbias + z dscale)), with z the normalised x."""
+    x, scale, weight, over = residuals
+    dy, x32 = cotangents[0].astype(jnp.float32), x.astype(jnp.float32)
+    inverse = lax.rsqrt(over.var + epsilon)
     dbias = dy.sum((0, 1, 2))
-    dscale = ((dy * x32).sum((0, 1, 2)) - mean * dbias) * inverse
-    slope = scale * inverse
-    # dx = slope * (dy - weight / count * (dbias + normalised x * dscale))
-    a = slope * inverse * dscale / count
-    b = slope * dbias / count - a * mean
-    dx = dy * slope - weight[:, None, None, None] * (x32 * a + b)
+    dscale = ((dy * x32).sum((0, 1, 2)) - over.mean * dbias) * inverse
+    slope, count = scale * inverse, _at_least_tiny(over.positions)
+    by_x = slope * inverse * dscale / count
+    constant = slope * dbias / count - by_x * over.mean
+    dx = dy * slope - weight[:, None, None, None] * (x32 * by_x + constant)
     return dx.astype(x.dtype), dscale, dbias, jnp.zeros_like(weight)
 
 
-normalise.defvjp(_normalise_fwd, _normalise_bwd)
+batch_normalise.defvjp(_batch_normalise_fwd, _batch_normalise_bwd)
 
 
-def max_pool(x: Float[Array, "B H W C"], size: int = 3, stride: int = 2, padding: int = 1) -> Array:
-    """Maximum over windows, as a maximum of strided slices (select-and-scatter is slow on the CPU)."""
-    return _pool(x, size, stride, padding)
+@jax.custom_vjp
+def add_relu(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """relu(x + y), exactly, as max(x, -y) + y.
+
+    A residual network's blocks end here. XLA's CPU compiler copies cheap one-operand producers such as relu
+    into each of their readers, and then every block would recompute all blocks before it; a sum of two
+    arrays is computed once.
+    """
+    return jnp.maximum(x, -y) + y
 
 
-def _windows(x, size, stride, padding):
-    low = jnp.finfo(x.dtype).min
-    x = jnp.pad(x, [(0, 0), (padding,) * 2, (padding,) * 2, (0, 0)], constant_values=-jnp.inf)
-    del low
-    h = (x.shape[1] - size) // stride + 1
-    w = (x.shape[2] - size) // stride + 1
-    return [
-        x[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
+def _add_relu_fwd(x: Array, y: Array) -> tuple[Array, Array]:
+    out = add_relu(x, y)
+    return out, out
 
 
-def _pool(x, size, stride, padding):
-    return functools.reduce(jnp.maximum, _windows(x, size, stride, padding))
+def _add_relu_bwd(out: Array, dout: Array) -> tuple[Array, Array]:
+    dx = jnp.where(out > 0, dout, 0)
+    return dx, dx
+
+
+add_relu.defvjp(_add_relu_fwd, _add_relu_bwd)
+
+
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """Maximum over 3x3 windows at stride 2, padded by 1; of equal values the first receives the gradient."""
+    return lax.platform_dependent(x, cpu=_max_of_slices, default=_reduce_window)
+
+
+def _reduce_window(x: Array) -> Array:
+    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, [(0, 0), (1, 1), (1, 1), (0, 0)])
+
+
+@jax.custom_vjp
+def _max_of_slices(x: Array) -> Array:
+    """XLA's CPU code for reduce-window and select-and-scatter is scalar; slices are vectors."""
+    return _maximum_and_tap(x)[0]
+
+
+def _maximum_and_tap(x: Array) -> tuple[Array, Array]:
+    """The maxima, and which of the nine taps each came from, uint8."""
+    h, w = (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2
+    x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-jnp.inf)
+    best = x[:, : 2 * h - 1 : 2, : 2 * w - 1 : 2]
+    tap = jnp.zeros(best.shape, jnp.uint8)
+    for k in range(1, 9):
+        i, j = divmod(k, 3)
+        value = x[:, i : i + 2 * h - 1 : 2, j : j + 2 * w - 1 : 2]
+        tap = jnp.where((value > best) | jnp.isnan(value), jnp.uint8(k), tap)
+        best = jnp.maximum(best, value)
+    return best, tap
+
+
+def _max_fwd(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    best, tap = _maximum_and_tap(x)
+    return best, (tap, x[:0])
+
+
+def _max_bwd(residuals: tuple[Array, Array], dy: Array) -> tuple[Array]:
+    """Input row 2q is tap 1 of window q; row 2q + 1 is tap 2 of window q and tap 0 of window q + 1."""
+    tap, like = residuals
+    grown = [(0, 0), (0, 1), (0, 1), (0, 0)]
+    dy, tap = jnp.pad(dy, grown), jnp.pad(tap, grown, constant_values=9)
+    even, odd = [(1, 0)], [(2, 0), (0, 1)]
+    rows = [jnp.stack([_received(dy, tap, r, c) for c in (even, odd)], axis=3) for r in (even, odd)]
+    full = jnp.stack(rows, axis=2)  # [B, h, 2, w, 2, C]
+    b, h, _, w, _, c = full.shape
+    return (full.reshape(b, 2 * h, 2 * w, c)[:, : like.shape[1], : like.shape[2]],)
+
+
+def _received(dy: Array, tap: Array, rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:
+    """Sum, over (tap, window offset) pairs, of the cotangents whose maximum that tap was."""
+    h, w = dy.shape[1] - 1, dy.shape[2] - 1
+    total = jnp.zeros((), dy.dtype)
+    for (i, m), (j, n) in itertools.product(rows, columns):
+        window = np.s_[:, m : m + h, n : n + w]
+        total = total + jnp.where(tap[window] == 3 * i + j, dy[window], 0)
+    return total
+
+
+_max_of_slices.defvjp(_max_fwd, _max_bwd)

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
 from wsca_jax.models.convolution import Lowering
-from wsca_jax.models.layers import BatchNorm, Conv, max_pool
+from wsca_jax.models.layers import BatchNorm, Conv, add_relu, max_pool
 
 # Blocks in each of the four stages. 26 is timm's resnet26: bottlenecks, two to a stage.
 BLOCKS = {18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
@@ -101,7 +101,7 @@ class Block(nn.Module):
             y = module(y, train=train, weight=weight)
         if self.stride != 1 or x.shape[-1] != out:
             x = unit(out, 1, self.stride, relu=False, name="shortcut")(x, train=train, weight=weight)
-        return nn.relu(x + y)
+        return add_relu(x, y)
 
 
 class Stage(nn.Module):
@@ -175,17 +175,26 @@ class ResNet(nn.Module):
           train: whether batch statistics are the batch's own (and `batch_stats` is updated) or the stored.
           weight: the examples' weights in the batch statistics; 0 leaves one out, None counts all.
         """
-        units = {"dtype": self.dtype, "lowering": self.lowering}
-        stem = ConvNorm(self.width, self.stem_kernel, self.stem_stride, **units, name="stem")
+        unit = functools.partial(ConvNorm, dtype=self.dtype, lowering=self.lowering)
+        stem = unit(self.width, self.stem_kernel, self.stem_stride, name="stem")
         x = stem(image, train=train, weight=weight)
         if self.max_pool:
             x = max_pool(x)
         stages = []
         strides = (1, 2, 2, self.last_stride)
         for i, (blocks, stride) in enumerate(zip(BLOCKS[self.depth], strides, strict=True)):
-            stage = Stage(
-                blocks, self.width * 2**i, stride, self.depth != 18, self.zero_init, **units, name=f"c{i + 2}"
-            )
-            x = stage(x, train=train, weight=weight)
+            x = self._stage(i, blocks, stride)(x, train=train, weight=weight)
             stages.append(x)
         return Stages(*stages)
+
+    def _stage(self, i: int, blocks: int, stride: int) -> Stage:
+        return Stage(
+            blocks,
+            self.width * 2**i,
+            stride,
+            bottleneck=self.depth != 18,
+            zero_init=self.zero_init,
+            dtype=self.dtype,
+            lowering=self.lowering,
+            name=f"c{i + 2}",
+        )
