@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Seconds between starting a process and its first step: imports and a compilation, on a busy machine.
 PATIENCE = 400
 TINY = ("--config", "configs/scenes.py:tiny", "--config.checkpoint.every_epochs=0.5")
+EVERY_STEP = "--config.train.log_every=1"
 LAST_STEP = 12
 
 
@@ -56,10 +58,9 @@ def arrays(workdir: Path, step: int = LAST_STEP) -> dict[str, np.ndarray]:
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     path = workdir / "checkpoints" / str(step) / "state"
     metadata = reader.metadata(path).item_metadata.tree
-    restore = ocp.checkpoint_utils.construct_restore_args(metadata)
-    as_numpy = __import__("jax").tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), restore)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
     tree = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    flat = __import__("jax").tree_util.tree_leaves_with_path(tree)
+    flat = jax.tree_util.tree_leaves_with_path(tree)
     return {str(path): np.asarray(leaf) for path, leaf in flat}
 
 
@@ -127,24 +128,29 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     assert_same_run(workdir, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 2, 4, 5, 8, 10, 11])
-def test_killed_at_any_step_and_resumed_equals_uninterrupted(whole, tmp_path, step):
-    workdir = tmp_path / "run"
-    every_step = "--config.train.log_every=1"  # so that the log shows which step is done
-    reference = tmp_path / "reference"
-    done = wsca("train", *TINY, every_step, "--workdir", str(reference))
+@pytest.fixture(scope="module")
+def whole_in_detail(tmp_path_factory) -> Path:
+    """An uninterrupted run that logs every step, so that its log shows which step is done."""
+    workdir = tmp_path_factory.mktemp("whole") / "detail"
+    done = wsca("train", *TINY, EVERY_STEP, "--workdir", str(workdir))
     assert done.returncode == 0, done.stderr
-    process = start("train", *TINY, every_step, "--workdir", str(workdir))
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(1, LAST_STEP))
+def test_killed_at_any_step_and_resumed_equals_uninterrupted(whole_in_detail, tmp_path, step):
+    workdir = tmp_path / "run"
+    process = start("train", *TINY, EVERY_STEP, "--workdir", str(workdir))
     lines = workdir / "metrics.jsonl"
     try:
         wait_for(process, lambda: lines.exists() and f'"step": {step}, ' in lines.read_text())
     finally:
         process.kill()
     process.wait()
-    resumed = wsca("train", *TINY, every_step, "--workdir", str(workdir))
+    resumed = wsca("train", *TINY, EVERY_STEP, "--workdir", str(workdir))
     assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(workdir, reference)
+    assert_same_run(workdir, whole_in_detail)
 
 
 def test_sigterm_saves_answers_75_and_loses_nothing(whole, tmp_path):

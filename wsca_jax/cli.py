@@ -141,6 +141,9 @@ def _add_data_set(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import allocator
+
+    allocator.keep_freed_memory()  # before jax starts its threads
     from wsca_jax import config, train
 
     train.train(
@@ -152,6 +155,9 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import allocator
+
+    allocator.keep_freed_memory()
     from wsca_jax import evaluate
 
     evaluate.evaluate(
