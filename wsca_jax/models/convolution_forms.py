@@ -115,11 +115,11 @@ def input_gradient_by_phases(dy: Array, kernel: Array, size: Pair, geometry: Geo
 
 
 class _Phase(NamedTuple):
-    """One phase along one side: kernel taps, the first cotangent it reads, and how many inputs it has."""
+    """One phase along one side: kernel taps, the first cotangent it reads, and its number of inputs."""
 
     taps: tuple[int, ...]
     first: int
-    count: int
+    inputs: int
 
 
 def _phase(p: int, size: int, axis: int, kernel: Array, geometry: Geometry) -> _Phase:
@@ -131,9 +131,9 @@ def _phase(p: int, size: int, axis: int, kernel: Array, geometry: Geometry) -> _
 
 
 def _phase_gradient(dy: Array, kernel: Array, row: _Phase, column: _Phase) -> Array:
-    """The input gradient at one phase [B, row.count, column.count, Cin]."""
+    """The input gradient at one phase [B, row.inputs, column.inputs, Cin]."""
     if not row.taps or not column.taps:
-        return jnp.zeros((dy.shape[0], row.count, column.count, kernel.shape[2]), dy.dtype)
+        return jnp.zeros((dy.shape[0], row.inputs, column.inputs, kernel.shape[2]), dy.dtype)
     dy = _extent(_extent(dy, 1, row), 2, column)
     columns = patches(dy, (len(row.taps), len(column.taps)), Geometry((1, 1), (0, 0)))
     matrix = jnp.concatenate([kernel[r, c] for r in row.taps for c in column.taps], axis=1)
@@ -142,7 +142,7 @@ def _phase_gradient(dy: Array, kernel: Array, row: _Phase, column: _Phase) -> Ar
 
 def _extent(dy: Array, axis: int, phase: _Phase) -> Array:
     """Crops or zero-pads the cotangent to exactly what a phase reads along one axis."""
-    low, high = -phase.first, phase.first + phase.count + len(phase.taps) - 1 - dy.shape[axis]
+    low, high = -phase.first, phase.first + phase.inputs + len(phase.taps) - 1 - dy.shape[axis]
     config = [(0, 0, 0)] * dy.ndim
     config[axis] = (low, high, 0)
     return dy if low == high == 0 else lax.pad(dy, jnp.zeros((), dy.dtype), config)
