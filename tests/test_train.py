@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,10 @@ LAST_STEP = 12
 
 
 def command(*arguments: str, devices: int = 1) -> tuple[list[str], dict[str, str]]:
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = os.environ | {
+        "JAX_LOG_COMPILES": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
     return [sys.executable, "-m", "wsca_jax.cli", *arguments], environment
 
 
@@ -79,6 +83,7 @@ def whole(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("whole") / "run"
     done = wsca("train", *TINY, "--workdir", str(workdir))
     assert done.returncode == 0, done.stderr
+    (workdir / "stderr").write_text(done.stderr)
     return workdir
 
 
@@ -93,6 +98,12 @@ def test_a_run_leaves_what_it_promises(whole):
     assert "<html" in (whole / "report.html").read_text()
     assert list((whole / "tensorboard").iterdir())
     assert sorted(os.listdir(whole / "checkpoints")) == ["12", "6", "9"]
+
+
+def test_a_run_compiles_each_function_once(whole):
+    compiled = re.findall(r"Compiling jit\((\w+)\)", (whole / "stderr").read_text())
+    assert compiled.count("train_step") == 1
+    assert compiled.count("eval_step") == 1
 
 
 def test_evaluate_needs_the_workdir_alone_and_any_number_of_devices(whole):
@@ -171,5 +182,6 @@ def test_sigterm_saves_answers_75_and_loses_nothing(whole, tmp_path):
 def test_another_configuration_in_the_same_workdir_is_refused(whole):
     done = wsca("train", *TINY, "--config.seed=1", "--workdir", str(whole))
     assert done.returncode == 2
-    assert "seed: 0 -> 1" in done.stderr
-    assert done.stderr.count("\n") == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("wsca: ")]
+    assert len(lines) == 1
+    assert "seed: 0 -> 1" in lines[0]
