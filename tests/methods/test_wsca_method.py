@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import save_file
+from seeded_weights import seeded_variables
 
 from wsca_jax import assembly, config
 from wsca_jax.config import ConfigError
+from wsca_jax.models.pretrained import torchvision_name
 
 TINY = "configs/scenes.py:tiny"
 
@@ -84,6 +87,23 @@ def test_hue_jitter_is_off_where_labels_depend_on_hue(batch):
     method, _ = build("--config.augment.hue=0.5", "--config.augment.flip_probability=0.0")
     still = method.augment(batch, jax.random.key(0)).image
     np.testing.assert_array_equal(still, method.augment(batch, None).image)
+
+
+def test_a_torchvision_checkpoint_becomes_the_trunk(tmp_path, variables):
+    trunk = {collection: variables[collection]["trunk"] for collection in variables}
+    expected = seeded_variables(trunk)
+    tensors = {
+        torchvision_name(tuple(key.key for key in path)): np.ascontiguousarray(
+            leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(expected)
+    }
+    save_file(tensors, tmp_path / "resnet18.safetensors")
+    method, _ = build(f"--config.model.pretrained={tmp_path / 'resnet18.safetensors'}")
+    loaded = method.pretrained(variables)
+    for collection, tree in expected.items():
+        jax.tree.map(np.testing.assert_array_equal, loaded[collection]["trunk"], tree)
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"]["heads"], variables["params"]["heads"])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from wsca_jax.losses import classification, composite
 from wsca_jax.losses.composite import Term
 from wsca_jax.methods.base import Method, Variables
 from wsca_jax.models.heads import GroupHeads
+from wsca_jax.models.pretrained import load_resnet
 from wsca_jax.models.resnet import ResNet
 from wsca_jax.models.tokens import VisualTokens
 from wsca_jax.models.wsca import WSCA, Outputs
@@ -99,10 +100,8 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
 
 def load_trunk(path: str, variables: Variables) -> Variables:
     """Replaces the trunk's initial weights by those of a torchvision or timm checkpoint."""
-    from wsca_jax.models import pretrained  # its readers are needed here alone
-
     trunk = {collection: variables[collection]["trunk"] for collection in variables}
-    loaded = pretrained.load(path, trunk)
+    loaded = load_resnet(path, trunk)
     return {collection: {**variables[collection], "trunk": loaded[collection]} for collection in variables}
 
 

@@ -132,7 +132,7 @@ def _phase(p: int, size: int, axis: int, kernel: Array, geometry: Geometry) -> _
 
 def _phase_gradient(dy: Array, kernel: Array, row: _Phase, column: _Phase) -> Array:
     """The input gradient at one phase [B, row.inputs, column.inputs, Cin]."""
-    if not row.taps or not column.taps:
+    if not (row.taps and column.taps and row.inputs and column.inputs):
         return jnp.zeros((dy.shape[0], row.inputs, column.inputs, kernel.shape[2]), dy.dtype)
     dy = _extent(_extent(dy, 1, row), 2, column)
     columns = patches(dy, (len(row.taps), len(column.taps)), Geometry((1, 1), (0, 0)))
