@@ -17,9 +17,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds between starting a process and its first step: imports and a compilation, on a busy machine.
 PATIENCE = 400
-TINY = ("--config", "configs/scenes.py:tiny", "--config.checkpoint.every_epochs=0.5")
+TINY = (
+    "--config=configs/scenes.py:tiny",
+    "--config.train.epochs=8",
+    "--config.checkpoint.every_epochs=0.5",
+)
 EVERY_STEP = "--config.train.log_every=1"
-LAST_STEP = 12
+LAST_STEP = 48
 
 
 def command(*arguments: str, devices: int = 1) -> tuple[list[str], dict[str, str]]:
@@ -37,11 +41,15 @@ def wsca(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
     )
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    line, environment = command(*arguments)
-    return subprocess.Popen(
-        line, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(workdir: Path, *arguments: str) -> subprocess.Popen:
+    """Begins to train in the background; what it prints goes to a file, because a full pipe would stop it."""
+    line, environment = command("train", *arguments, "--workdir", str(workdir))
+    with printed(workdir).open("w") as file:
+        return subprocess.Popen(line, env=environment, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+
+
+def printed(workdir: Path) -> Path:
+    return workdir.with_name(workdir.name + ".log")
 
 
 def log(workdir: Path) -> list[dict]:
@@ -50,10 +58,10 @@ def log(workdir: Path) -> list[dict]:
     return [{key: row[key] for key in ("step", "kind", "values")} for row in rows]
 
 
-def wait_for(process: subprocess.Popen, happened) -> None:
+def wait_for(process: subprocess.Popen, workdir: Path, happened) -> None:
     begun = time.monotonic()
     while not happened():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, printed(workdir).read_text()
         assert time.monotonic() - begun < PATIENCE
         time.sleep(0.01)
 
@@ -66,6 +74,10 @@ def arrays(workdir: Path, step: int = LAST_STEP) -> dict[str, np.ndarray]:
     tree = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     flat = jax.tree_util.tree_leaves_with_path(tree)
     return {str(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def overall(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text())["results"]["overall"]
 
 
 def assert_same_run(workdir: Path, whole: Path) -> None:
@@ -94,10 +106,10 @@ def test_a_run_leaves_what_it_promises(whole):
     assert report["steps"] == {"first": 0, "last": LAST_STEP}
     assert report["config"]["model"]["trunk"]["depth"] == 18
     history = json.loads((whole / "training_history.json").read_text())
-    assert [row["step"] for row in history["validation"]] == [6, 12]
+    assert [row["step"] for row in history["validation"]] == list(range(6, LAST_STEP + 1, 6))
     assert "<html" in (whole / "report.html").read_text()
     assert list((whole / "tensorboard").iterdir())
-    assert sorted(os.listdir(whole / "checkpoints")) == ["12", "6", "9"]
+    assert {"45", "48"} <= set(os.listdir(whole / "checkpoints"))
 
 
 def test_a_run_compiles_each_function_once(whole):
@@ -112,9 +124,7 @@ def test_evaluate_needs_the_workdir_alone_and_any_number_of_devices(whole):
         done = wsca("evaluate", "--workdir", str(whole), "--split", "test", devices=devices)
         assert done.returncode == 0, done.stderr
         assert "colour" in done.stdout
-        figures[devices] = json.loads((whole / "evaluation_test.json").read_text())["results"]["overall"][
-            "mAP"
-        ]
+        figures[devices] = overall(whole / "evaluation_test.json")["mAP"]
     assert figures[1] == pytest.approx(figures[4], abs=1e-5)
 
 
@@ -127,9 +137,9 @@ def test_evaluation_of_the_last_step_equals_training_s_own(whole):
 
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     workdir = tmp_path / "run"
-    process = start("train", *TINY, "--workdir", str(workdir))
+    process = start(workdir, *TINY)
     try:
-        wait_for(process, (workdir / "checkpoints" / "6" / "manifest.json").exists)
+        wait_for(process, workdir, (workdir / "checkpoints" / "6" / "manifest.json").exists)
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL
@@ -149,13 +159,13 @@ def whole_in_detail(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", range(1, LAST_STEP))
+@pytest.mark.parametrize("step", [1, 2, 5, 9, 14, 20, 27, 33, 40, 44])
 def test_killed_at_any_step_and_resumed_equals_uninterrupted(whole_in_detail, tmp_path, step):
     workdir = tmp_path / "run"
-    process = start("train", *TINY, EVERY_STEP, "--workdir", str(workdir))
+    process = start(workdir, *TINY, EVERY_STEP)
     lines = workdir / "metrics.jsonl"
     try:
-        wait_for(process, lambda: lines.exists() and f'"step": {step}, ' in lines.read_text())
+        wait_for(process, workdir, lambda: lines.exists() and f'"step": {step}, ' in lines.read_text())
     finally:
         process.kill()
     process.wait()
@@ -166,14 +176,12 @@ def test_killed_at_any_step_and_resumed_equals_uninterrupted(whole_in_detail, tm
 
 def test_sigterm_saves_answers_75_and_loses_nothing(whole, tmp_path):
     workdir = tmp_path / "run"
-    process = start("train", *TINY, "--workdir", str(workdir))
-    wait_for(process, lambda: (workdir / "metrics.jsonl").exists() and log(workdir))
+    process = start(workdir, *TINY)
+    wait_for(process, workdir, lambda: (workdir / "metrics.jsonl").exists() and log(workdir))
     process.terminate()
-    output, _ = process.communicate(timeout=PATIENCE)
-    if process.returncode == 0:
-        pytest.fail(f"the run ended before the signal came:\n{output}")
-    assert process.returncode == 75, output
-    assert "SIGTERM: saved step" in output
+    code = process.wait(timeout=PATIENCE)
+    assert code == 75, printed(workdir).read_text()
+    assert "SIGTERM: saved step" in printed(workdir).read_text()
     resumed = wsca("train", *TINY, "--workdir", str(workdir))
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(workdir, whole)
