@@ -79,7 +79,7 @@ def test_each_product_form_equals_native(kernel, stride, padding, rows):
         found = (
             forms.patches_times_matrix(x, weights, geometry),
             forms.input_gradient_by_phases(dy, weights, forms.sides(x), geometry),
-            forms.kernel_gradient_by_taps(x, dy, (kernel, kernel), geometry),
+            forms.kernel_gradient_by_patches(x, dy, (kernel, kernel), geometry),
         )
         return found, (y, *vjp(dy))
 

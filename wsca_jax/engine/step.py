@@ -94,8 +94,7 @@ def train_step(
     passed = _differentiate(state, batch, method, optimizer, layout, seed, accumulate)
     grad_norm = optax.tree.norm(passed.gradients)
     finite = _all_finite((passed.combined.total, grad_norm, passed.batch_stats))
-    new = _advance(state, passed, optimizer)
-    new = jax.tree.map(lambda now, before: jnp.where(finite, now, before), new, state)
+    new = _advance_where(finite, state, passed, optimizer)
     new = dataclasses.replace(
         new,
         step=state.step + 1,
@@ -130,6 +129,25 @@ def compile_train_step(
         in_shardings=(shardings, layout.batch),
         out_shardings=(shardings, layout.replicated),
     )
+
+
+def _advance_where(
+    finite: Bool[Array, ""], state: TrainState, passed: _Pass, optimizer: Optimizer
+) -> TrainState:
+    """The advanced state, or `state` itself where something is not finite.
+
+    A branch saves the CPU a third of the traffic over parameters and moments. On a GPU it would make the
+    host wait for `finite`, so there both are computed and one is chosen.
+    """
+
+    def branch(finite: Array) -> TrainState:
+        return jax.lax.cond(finite, lambda: _advance(state, passed, optimizer), lambda: state)
+
+    def select(finite: Array) -> TrainState:
+        new = _advance(state, passed, optimizer)
+        return jax.tree.map(lambda now, before: jnp.where(finite, now, before), new, state)
+
+    return jax.lax.platform_dependent(finite, cpu=branch, default=select)
 
 
 def _advance(state: TrainState, passed: _Pass, optimizer: Optimizer) -> TrainState:

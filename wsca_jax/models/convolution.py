@@ -19,7 +19,7 @@ from wsca_jax.models.convolution_forms import (
     Geometry,
     Pair,
     input_gradient_by_phases,
-    kernel_gradient_by_taps,
+    kernel_gradient_by_patches,
     kernel_size,
     native,
     output_size,
@@ -32,7 +32,7 @@ Lowering = Literal["native", "cpu"]
 # Below these the CPU's native convolution loses to matrix products: positions in the (smaller) map of an
 # image, and, for the kernel's gradient, input channels.
 NATIVE_POSITIONS = 64
-TAP_CHANNELS = 16
+PATCH_CHANNELS = 16
 
 
 def convolve(
@@ -118,9 +118,9 @@ def cpu_input_gradient(x: Array, kernel: Array, dy: Array, geometry: Geometry) -
 
 
 def cpu_kernel_gradient(x: Array, kernel: Array, dy: Array, geometry: Geometry) -> Array:
-    if x.shape[-1] < TAP_CHANNELS and not _pointwise(kernel, geometry):
+    if x.shape[-1] < PATCH_CHANNELS and not _pointwise(kernel, geometry):
         return native_gradients(x, kernel, dy, geometry)[1]
-    return kernel_gradient_by_taps(x, dy, kernel_size(kernel), geometry)
+    return kernel_gradient_by_patches(x, dy, kernel_size(kernel), geometry)
 
 
 def _pointwise(kernel: Array, geometry: Geometry) -> bool:

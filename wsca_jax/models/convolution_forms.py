@@ -76,18 +76,11 @@ def output_size(size: Pair, kernel: Pair, geometry: Geometry) -> Pair:
     return h, w
 
 
-def kernel_gradient_by_taps(x: Array, dy: Array, size: Pair, geometry: Geometry) -> Array:
-    """d loss / d kernel [kh, kw, Cin, Cout]: for each tap, the shifted image times the cotangent."""
+def kernel_gradient_by_patches(x: Array, dy: Array, size: Pair, geometry: Geometry) -> Array:
+    """d loss / d kernel [kh, kw, Cin, Cout]: every window of the images times its cotangent, one product."""
     inputs, features = x.shape[-1], dy.shape[-1]
-    x = _pad(x, geometry.padding)
-    cotangent = dy.reshape(-1, features)
-    taps = [
-        _window(x, (i, j), sides(dy), geometry.strides).reshape(-1, inputs)
-        for i in range(size[0])
-        for j in range(size[1])
-    ]
-    gradient = jnp.stack([_contract_rows(tap, cotangent) for tap in taps])
-    return gradient.reshape(*size, inputs, features)
+    columns = patches(x, size, geometry).reshape(-1, size[0] * size[1] * inputs)
+    return _contract_rows(columns, dy.reshape(-1, features)).reshape(*size, inputs, features)
 
 
 def _contract_rows(a: Float[Array, "n k"], b: Float[Array, "n f"]) -> Float[Array, "k f"]:
