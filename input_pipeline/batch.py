@@ -21,7 +21,8 @@ class Example:
       labels: uint8 [A] in {0, 1}; 0 where unknown.
       known: bool [A]; False where the data set itself does not say.
       key: stable name of the example ("000123.jpg"), from which every random choice about it is derived.
-      caption: a sentence about the image, or None.
+      caption: a true sentence about the image, or None. It may give away any label: see `pipeline` for when a
+        training batch holds it.
     """
 
     image: bytes | UInt8[np.ndarray, "H W 3"]
@@ -50,7 +51,8 @@ class AttributeBatch(NamedTuple):
       known: bool [B, A]; unknown is not negative.
       weight: float32 [B] in [0, 1]; 0 for padding and for skipped examples.
       index: int32 [B], the example's position in its source; -1 for padding.
-      tokens: int32 [B, T] caption token ids, 0 where padded; None where the run uses no text.
+      tokens: int32 [B, T] caption token ids, 0 where padded, all 0 for an example without a caption; None
+        where the run uses no text.
     """
 
     image: UInt8[np.ndarray, "B H W 3"]
@@ -61,14 +63,20 @@ class AttributeBatch(NamedTuple):
     tokens: Int32[np.ndarray, "B T"] | None = None
 
 
-def blank_batch(batch_size: int, image_size: int, num_attributes: int) -> AttributeBatch:
-    """A batch of padding: shapes and dtypes as every batch has them, black images, weight 0, index -1."""
+def blank_batch(
+    batch_size: int, image_size: int, num_attributes: int, text_length: int | None = None
+) -> AttributeBatch:
+    """A batch of padding: shapes and dtypes as every batch has them, black images, weight 0, index -1.
+
+    With a `text_length` it has tokens, all padding.
+    """
     return AttributeBatch(
         image=np.zeros((batch_size, image_size, image_size, 3), np.uint8),
         labels=np.zeros((batch_size, num_attributes), np.uint8),
         known=np.zeros((batch_size, num_attributes), np.bool_),
         weight=np.zeros(batch_size, np.float32),
         index=np.full(batch_size, -1, np.int32),
+        tokens=None if text_length is None else np.zeros((batch_size, text_length), np.int32),
     )
 
 

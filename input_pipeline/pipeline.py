@@ -6,6 +6,10 @@ of the stream is fixed by the seed alone. Step t of a run takes positions [t * B
 global batch, and shard s of n takes the s-th of its n equal pieces. So the step is the whole state of the
 stream, and any number of hosts sees the same global batches in the same order.
 
+A training batch says nothing about a label that is withheld from training, not in its captions either. A data
+set's own caption may give away any label, so it is used where the weak-label protocol takes nothing from the
+example: no label hidden, no noise. Elsewhere a sentence of the labels that are left takes its place.
+
 Workers are threads: decoding releases the interpreter's lock, and none of them can be killed on its own.
 Whatever ends one, be it bad data or a fault of ours, is raised where the batch was due.
 """
@@ -19,11 +23,12 @@ from collections.abc import Generator, Sequence
 
 import grain
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from input_pipeline.batch import AttributeBatch, Example, Source, blank_batch
 from input_pipeline.errors import CorruptExampleError, CorruptImageError, DataError
 from input_pipeline.images import ImageOptions, load
+from input_pipeline.text import Text, caption_from_phrases
 from input_pipeline.weak_labels import WeakLabels
 
 # Second words of the generators' keys: one for each thing that is drawn.
@@ -35,6 +40,7 @@ def train_batches(
     *,
     images: ImageOptions,
     weak_labels: WeakLabels | None = None,
+    text: Text | None = None,
     batch_size: int,
     seed: int,
     start_step: int = 0,
@@ -52,6 +58,7 @@ def train_batches(
       source: the split to read, at least one example.
       images: geometry; random windows are drawn from (seed, position in the stream).
       weak_labels: what is hidden from training; None hides nothing.
+      text: captions and their ids; None, or captions "none", for batches without tokens.
       batch_size: the global batch, a multiple of `shards`. The batches returned hold batch_size / shards
         examples.
       seed: fixes order and windows.
@@ -70,7 +77,7 @@ def train_batches(
         raise DataError(f"start_step must be 0 or more, found {start_step}")
     piece = batch_size // shards
     order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
-    reader = _Reader(source, images, weak_labels, allow_corrupt)
+    reader = _Reader(source, images, weak_labels, text, True, allow_corrupt)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
@@ -85,6 +92,8 @@ def eval_batches(
     source: Source,
     *,
     images: ImageOptions,
+    text: Text | None = None,
+    captions: bool = False,
     batch_size: int,
     shard: int = 0,
     shards: int = 1,
@@ -93,12 +102,15 @@ def eval_batches(
 ) -> Generator[AttributeBatch]:
     """Every example exactly once, in the source's order, with all its labels.
 
+    A caption names the very attributes that are to be predicted. So the tokens are all padding, unless
+    `captions` asks for captions with everything in them.
+
     All shards return the same number of batches of batch_size / shards rows; what is left over is padded with
     black rows of weight 0 and index -1. Arguments and errors as for `train_batches`.
     """
     _check(source, batch_size, shard, shards)
     piece = batch_size // shards
-    reader = _Reader(source, images, None, allow_corrupt)
+    reader = _Reader(source, images, None, text, captions, allow_corrupt)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
@@ -126,18 +138,21 @@ def _check(source: Source, batch_size: int, shard: int, shards: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads examples into batches."""
+    """Reads examples into batches. Without `captions` tokens are all padding."""
 
     source: Source
     images: ImageOptions
     weak_labels: WeakLabels | None
+    text: Text | None
+    captions: bool
     allow_corrupt: bool
 
     def batch(
         self, indices: Sequence[int], rows: int, draws: Float64[np.ndarray, "B 4"] | None
     ) -> AttributeBatch:
         """A batch of `rows` rows: the examples at `indices`, then padding."""
-        batch = blank_batch(rows, self.images.size, self.source.schema.num_attributes)
+        columns = None if self.text is None else self.text.options.columns
+        batch = blank_batch(rows, self.images.size, self.source.schema.num_attributes, columns)
         for row, index in enumerate(indices):
             batch.index[row] = index
             try:
@@ -158,7 +173,26 @@ class _Reader:
             labels, known = self.weak_labels.apply(labels, known, example.key)
         batch.labels[row] = labels
         batch.known[row] = known
+        if self.text is not None and batch.tokens is not None and self.captions:
+            batch.tokens[row] = self.text.encode(self._caption(self.text, example, labels, known))
         batch.weight[row] = 1.0
+
+    def _caption(
+        self, text: Text, example: Example, labels: UInt8[np.ndarray, "A"], known: Bool[np.ndarray, "A"]
+    ) -> str:
+        """What may be said of an example that the batch labels so."""
+        if text.options.captions == "source":
+            if example.caption is None:
+                return ""
+            if not self._noisy and np.array_equal(known, example.known):
+                return example.caption
+        return caption_from_phrases(self.source.schema, labels, known)
+
+    @property
+    def _noisy(self) -> bool:
+        """Whether labels may be wrong. Asked of the protocol: per example the answer would tell which are."""
+        weak = self.weak_labels
+        return weak is not None and (weak.flip_positive > 0.0 or weak.flip_negative > 0.0)
 
     def _load(
         self, example: Example, out: UInt8[np.ndarray, "S S 3"], draw: Float64[np.ndarray, "4"] | None

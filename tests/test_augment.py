@@ -10,8 +10,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image, ImageEnhance
 
+from input_pipeline import scenes
 from input_pipeline.batch import AttributeBatch
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.text import TextOptions, for_data_set
 from wsca_jax import augment
 
 OFF = augment.Options(flip_probability=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
@@ -167,12 +169,28 @@ class TestFlip:
             augmented(images, only(flip_probability=1.0)), images[:, :, ::-1] / 255.0, atol=1e-6
         )
 
-    def test_captions_and_flips_do_not_go_together(self):
-        batch = batch_of(random_images(2))._replace(tokens=np.ones((2, 3), np.int32))
-        with pytest.raises(ValueError, match="flip_probability=0"):
-            augment.augment(batch, KEY, augment.Options())
-        still = augment.augment(batch, KEY, augment.Options(flip_probability=0.0))
-        np.testing.assert_array_equal(still.tokens, batch.tokens)
+    def test_a_mirrored_caption_swaps_left_and_right_and_nothing_else(self):
+        text = for_data_set(scenes, TextOptions("source"))
+        told = text.encode("a bright cube to the left of a cone, right at the left of sand")
+        mirrored = text.encode("a bright cube to the right of a cone, left at the right of sand")
+        images = np.tile(np.array([[0, 200]], np.uint8)[..., None], (64, 1, 1, 3))
+        batch = batch_of(images)._replace(tokens=np.tile(told, (64, 1)))
+        out = compiled(only(flip_probability=0.5))(batch, KEY)
+        flipped = np.asarray(out.image)[:, 0, 0, 0] > 0.5
+        assert 10 < flipped.sum() < 54
+        assert out.tokens.dtype == jnp.int32
+        np.testing.assert_array_equal(out.tokens, np.where(flipped[:, None], mirrored, told))
+
+    def test_captions_stay_where_nothing_is_mirrored(self):
+        tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
+        batch = batch_of(random_images(2))._replace(tokens=tokens)
+        np.testing.assert_array_equal(compiled(OFF)(batch, KEY).tokens, tokens)
+        np.testing.assert_array_equal(augment.normalise(batch, augment.Options()).tokens, tokens)
+
+    def test_captions_change_no_image(self):
+        batch = batch_of(random_images(8))
+        told = compiled(augment.Options())(batch._replace(tokens=np.ones((8, 3), np.int32)), KEY)
+        np.testing.assert_array_equal(told.image, compiled(augment.Options())(batch, KEY).image)
 
 
 class TestAugment:

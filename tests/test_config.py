@@ -80,6 +80,23 @@ def test_missing_file_and_wrong_variant_name_the_right_ones():
         config_lib.load("configs/scenes.py:huge")
 
 
+def test_captions_are_off_unless_a_config_asks_for_them():
+    config = config_lib.load(SCENES)
+    assert config.data.text.to_dict() == {"captions": "none", "length": 32, "vocabulary": 512}
+    assert not config.evaluation.captions
+    asked = config_lib.load(
+        SCENES, ["--config.data.text.captions=source", "--config.evaluation.captions=true"]
+    )
+    # What the model reads in training is the run's; what it reads in evaluation may change.
+    assert config_lib.difference(config, asked) == ["data.text.captions: 'none' -> 'source'"]
+
+
+def test_a_run_recorded_before_there_were_captions_has_none():
+    record = config_lib.to_json(config_lib.load(SCENES))
+    del record["data"]["text"], record["evaluation"]["captions"]
+    assert config_lib.from_json(record, "run.json").data.text.captions == "none"
+
+
 def test_json_round_trip_keeps_values_and_types():
     config = config_lib.load(SCENES, ["--config.frozen=('trunk/.*',)"])
     again = config_lib.from_json(config_lib.to_json(config), "run.json")

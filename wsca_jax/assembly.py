@@ -11,9 +11,11 @@ import jax
 from ml_collections import ConfigDict
 
 from input_pipeline import SOURCES, pipeline
+from input_pipeline import text as texts
 from input_pipeline.batch import AttributeBatch, Source, blank_batch
 from input_pipeline.images import ImageOptions
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.text import Text, TextOptions
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax.config import ConfigError
 from wsca_jax.engine.optimizer import Optimizer, OptimizerOptions, make_optimizer
@@ -92,12 +94,18 @@ def data_schema(config: ConfigDict) -> AttributeSchema:
     return SOURCES[config.data.name].SCHEMA
 
 
+def make_text(config: ConfigDict) -> Text:
+    """How the run's sentences become token ids; raises DataError."""
+    return texts.for_data_set(SOURCES[config.data.name], TextOptions(**config.data.text))
+
+
 def train_batches(config: ConfigDict, source: Source, start_step: int) -> Generator[AttributeBatch]:
     """This process's rows of every global batch from `start_step` on."""
     return pipeline.train_batches(
         source,
         images=ImageOptions(**config.data.images),
         weak_labels=WeakLabels(**config.weak_labels),
+        text=make_text(config),
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
@@ -113,6 +121,8 @@ def eval_batches(config: ConfigDict, source: Source) -> Generator[AttributeBatch
     return pipeline.eval_batches(
         source,
         images=ImageOptions(**config.data.images),
+        text=make_text(config),
+        captions=config.evaluation.captions,
         batch_size=config.evaluation.batch_size,
         shard=jax.process_index(),
         shards=jax.process_count(),
@@ -123,7 +133,8 @@ def eval_batches(config: ConfigDict, source: Source) -> Generator[AttributeBatch
 
 def batch_spec(config: ConfigDict, schema: AttributeSchema, rows: int) -> AttributeBatch:
     """Shapes and dtypes of a global batch of this many rows, as `jax.ShapeDtypeStruct`s."""
-    batch = blank_batch(rows, config.data.images.size, schema.num_attributes)
+    columns = TextOptions(**config.data.text).columns
+    batch = blank_batch(rows, config.data.images.size, schema.num_attributes, columns)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
 

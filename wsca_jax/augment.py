@@ -15,10 +15,11 @@ import logging
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from input_pipeline.batch import AttributeBatch
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.text import LEFT, RIGHT
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -87,27 +88,27 @@ def for_schema(options: Options, schema: AttributeSchema) -> Options:
 def augment(batch: AttributeBatch, rng: jax.Array, options: Options) -> AttributeBatch:
     """Augments and normalises the images of a training batch.
 
+    Where an image is mirrored, the words left and right change places in its caption.
+
     Args:
       batch: with uint8 images [B, H, W, 3].
       rng: a PRNG key; the same key gives the same images, on any number of devices.
       options: static under `jit`.
 
     Returns:
-      The batch with float images [B, H, W, 3] of `options.dtype`; everything else is untouched.
+      The batch with float images [B, H, W, 3] of `options.dtype` and captions that fit them; everything else
+      is untouched.
 
     Raises:
       TypeError: the images are not uint8.
-      ValueError: the batch holds captions and flips are on.
     """
     image = _uint8(batch)
-    if options.flip_probability and batch.tokens is not None:
-        raise ValueError(
-            "augmentation: a flip makes 'left' and 'right' in captions wrong; "
-            "set flip_probability=0 for runs with captions"
-        )
     keys = jax.random.split(rng, 5)
     if options.flip_probability:
-        image = _flip(image, jax.random.bernoulli(keys[0], options.flip_probability, image.shape[:1]))
+        mirrored = jax.random.bernoulli(keys[0], options.flip_probability, image.shape[:1])
+        image = _flip(image, mirrored)
+        if batch.tokens is not None:
+            batch = _with_tokens(batch, _swap_sides(jnp.asarray(batch.tokens), mirrored))
     pixels = _jitter(_to_unit(image), keys[1:], options)
     return _with_image(batch, _standardise(pixels, options))
 
@@ -181,6 +182,11 @@ def _flip(image: UInt8[Array, "B H W 3"], mirrored: Bool[Array, "B"]) -> UInt8[A
     return jnp.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
 
 
+def _swap_sides(tokens: Int32[Array, "B T"], mirrored: Bool[Array, "B"]) -> Int32[Array, "B T"]:
+    swapped = jnp.where(tokens == LEFT, RIGHT, jnp.where(tokens == RIGHT, LEFT, tokens))
+    return jnp.where(mirrored[:, None], swapped, tokens)
+
+
 def _blend(image: Images, other: Float32[Array, "B ..."], factor: PerExample) -> Images:
     return jnp.clip(factor * image + (1.0 - factor) * other, 0.0, 1.0)
 
@@ -209,6 +215,10 @@ def _standardise(image: Images, options: Options) -> Float[Array, "B H W 3"]:
 
 def _with_image(batch: AttributeBatch, image: Float[Array, "B H W 3"]) -> AttributeBatch:
     return batch._replace(image=image)  # type: ignore[arg-type]  # the record names the host's arrays
+
+
+def _with_tokens(batch: AttributeBatch, tokens: Int32[Array, "B T"]) -> AttributeBatch:
+    return batch._replace(tokens=tokens)  # type: ignore[arg-type]  # the record names the host's arrays
 
 
 def _uint8(batch: AttributeBatch) -> UInt8[Array, "B H W 3"]:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from input_pipeline import SOURCES
 from input_pipeline.images import ImageOptions
+from input_pipeline.text import TextOptions
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax import augment
 from wsca_jax.engine.optimizer import OptimizerOptions
@@ -41,6 +42,7 @@ def defaults(method: str, data: str) -> ConfigDict:
                 "name": data,
                 "dir": "",  # folder of the data set; --data_dir sets it
                 "images": dataclasses.asdict(ImageOptions(size=224)),
+                "text": dataclasses.asdict(TextOptions()),
                 "threads": 2,
                 "skip_budget": 0,  # corrupt images that a run may skip before it stops
                 "options": dataclasses.asdict(SOURCES[data].Options()),
@@ -55,7 +57,11 @@ def defaults(method: str, data: str) -> ConfigDict:
                 "log_every": 10,  # steps
                 "stop_after_non_finite": 20,  # in a row
             },
-            "evaluation": {"batch_size": 256, "every_epochs": 1.0},
+            "evaluation": {
+                "batch_size": 256,
+                "every_epochs": 1.0,
+                "captions": False,  # whether the model may read captions, which name what it is to predict
+            },
             "checkpoint": {
                 "every_epochs": 1.0,
                 "keep_latest": 2,
@@ -90,7 +96,7 @@ def load(spec: str, overrides: Sequence[str] = (), data_dir: Path | None = None)
     path, _, variant = spec.partition(":")
     chosen = _run_file(Path(path), variant)
     config = _defaults_for(chosen, path)
-    _merge(config, chosen, path)
+    _merge(config, chosen, path, METHODS[config.method].OPTIONAL)
     if data_dir is not None:
         config.data.dir = str(data_dir.absolute())
     return apply_overrides(config, overrides).lock()
@@ -106,7 +112,7 @@ def from_json(record: Mapping[str, Any], origin: str, data_dir: Path | None = No
     """
     chosen = ConfigDict(_tuples(dict(record)))
     config = _defaults_for(chosen, origin)
-    _merge(config, chosen, origin)
+    _merge(config, chosen, origin, METHODS[config.method].OPTIONAL)
     if data_dir is not None:
         config.data.dir = str(data_dir.absolute())
     return config.lock()
@@ -136,7 +142,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Applies `--config.key=value` (or `--config.key value`) arguments, typed by the present values."""
+    """Applies `--config.key=value` (or `--config.key value`) arguments, typed by the present values.
+
+    An optional section as a whole takes None, which leaves it out, or "default", which puts it back.
+    """
+    overrides = _apply_sections(config, overrides)
     values, arguments = flags.FlagValues(), ["wsca", *overrides]
     try:
         holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
@@ -146,6 +156,23 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     if rest[1:]:
         raise ConfigError(f"unexpected argument {rest[1]!r}; overrides read --config.key=value")
     return holder.value if overrides else config
+
+
+def _apply_sections(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
+    """Sets optional sections named as a whole; returns the other overrides."""
+    rest, optional = [], METHODS[config.method].OPTIONAL
+    for argument in overrides:
+        key, _, value = argument.removeprefix("--config.").partition("=")
+        if key not in optional or not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        if value not in ("None", "default"):
+            raise ConfigError(f"{key} is a section; expected --config.{key}=None or default, found {value!r}")
+        section, _, name = key.rpartition(".")
+        default = defaults(config.method, config.data.name)[section][name]
+        with config.unlocked():
+            config[section][name] = None if value == "None" else default
+    return rest
 
 
 def _run_file(path: Path, variant: str) -> ConfigDict:
@@ -183,15 +210,21 @@ def _check_choice(name: Any, table: Iterable[str], where: str) -> None:
         raise ConfigError(f"{where}: {name!r} is not known; choose one of {', '.join(sorted(table))}")
 
 
-def _merge(config: ConfigDict, chosen: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+def _merge(
+    config: ConfigDict, chosen: Mapping[str, Any], origin: str, optional: Sequence[str], prefix: str = ""
+) -> None:
+    """Writes what was chosen over the defaults; only the `optional` sections may be None."""
     for key, value in chosen.items():
         name = f"{prefix}{key}"
         if key not in config:
             raise ConfigError(f"{origin}: unknown key {name!r}{_nearest(key, config)}")
         if isinstance(config[key], ConfigDict):
+            if value is None and name in optional:
+                config[key] = None
+                continue
             if not isinstance(value, ConfigDict | dict):
                 raise ConfigError(f"{origin}: {name} is a section, found {value!r}")
-            _merge(config[key], value, origin, f"{name}.")
+            _merge(config[key], value, origin, optional, f"{name}.")
             continue
         try:
             config[key] = value

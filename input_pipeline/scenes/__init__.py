@@ -25,8 +25,9 @@ source         the door: open_split, Source
 contact_sheet  scenes side by side, to look at
 """
 
+from input_pipeline.scenes.captions import SENTENCES
 from input_pipeline.scenes.options import Options
 from input_pipeline.scenes.source import Source, open_split
 from input_pipeline.scenes.vocabulary import SCHEMA
 
-__all__ = ["SCHEMA", "Options", "Source", "open_split"]
+__all__ = ["SCHEMA", "SENTENCES", "Options", "Source", "open_split"]

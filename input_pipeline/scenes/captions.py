@@ -40,6 +40,15 @@ _RELATION_WORDS = {
     Predicate.IN_FRONT_OF: "in front of",
 }
 
+# With the schema's phrases, every word of a caption: what a vocabulary is made of.
+SENTENCES = (
+    *_SIZE_WORDS.values(),
+    *_RELATION_WORDS.values(),
+    *_BACKGROUND_WORDS.values(),
+    *_LIGHT_WORDS.values(),
+    "and with a",
+)
+
 Description = tuple[Size, Appearance]  # all that a caption says about an object
 
 

@@ -16,6 +16,7 @@ from input_pipeline.scenes.records import Factors, Scene
 from input_pipeline.scenes.rendering import render, render_image
 from input_pipeline.scenes.sampling import Stream, sample, stream
 from input_pipeline.scenes.vocabulary import SCHEMA
+from input_pipeline.text import caption_from_phrases
 
 
 def open_split(data_dir: Path | None, split: Split, options: Options) -> Source:
@@ -102,17 +103,23 @@ class Source:
         factors = self.factors(index)
         image = render_image(factors, self.options.size)
         image.setflags(write=False)
+        found, known = self._labels(index, factors), np.ones(SCHEMA.num_attributes, bool)
         return Example(
             image=image,
-            labels=self._labels(index, factors),
-            known=np.ones(SCHEMA.num_attributes, bool),
+            labels=found,
+            known=known,
             key=f"scenes/{self.split}/{index:06d}",
-            caption=captions.caption(factors),
+            # Beside noisy labels the true caption would show which of them are wrong.
+            caption=caption_from_phrases(SCHEMA, found, known) if self._noisy else captions.caption(factors),
         )
+
+    @property
+    def _noisy(self) -> bool:
+        return self.split == "train" and self.options.label_noise > 0
 
     def _labels(self, index: int, factors: Factors) -> UInt8[np.ndarray, "A"]:
         exact = labels.exact(factors)
-        if self.split != "train" or self.options.label_noise == 0:
+        if not self._noisy:
             return exact
         draws = stream(self.options, self.split, index, Stream.LABEL_NOISE)
         return labels.noisy(exact, draws, self.options.label_noise)

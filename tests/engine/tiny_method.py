@@ -15,6 +15,7 @@ from wsca_jax.engine.optimizer import OptimizerOptions, make_optimizer
 from wsca_jax.engine.sharding import Layout, make_mesh
 from wsca_jax.engine.step import compile_train_step
 from wsca_jax.losses import classification
+from wsca_jax.losses.balancing import FIXED
 from wsca_jax.losses.composite import Term
 from wsca_jax.methods.base import Method
 
@@ -28,11 +29,13 @@ SMALL_SHARDS = 8  # shard from this many elements, so that tiny parameters are r
 @flax.struct.dataclass
 class Outputs:
     logits: jax.Array
+    log_variances: jax.Array | None = None
 
 
 class Tiny(nn.Module):
     batch_norm: bool = True
     dropout: float = 0.0
+    log_variances: int = 0
 
     @nn.compact
     def __call__(self, image, tokens=None, *, weight=None, train):
@@ -41,7 +44,12 @@ class Tiny(nn.Module):
             mask = None if weight is None else (weight > 0)[:, None]
             x = nn.BatchNorm(momentum=0.9, name="norm")(x, use_running_average=not train, mask=mask)
         x = nn.Dropout(self.dropout)(nn.relu(x), deterministic=not train)
-        return Outputs(nn.Dense(ATTRIBUTES, name="head")(x))
+        logits = nn.Dense(ATTRIBUTES, name="head")(x)
+        if not self.log_variances:
+            return Outputs(logits)
+        return Outputs(
+            logits, self.param("log_variances", nn.initializers.zeros_init(), (self.log_variances,))
+        )
 
 
 def forward(model, variables, teacher, batch, step, train, rngs):
@@ -73,9 +81,25 @@ CLASSIFICATION = Term(
 )
 
 
-def make_method(*, batch_norm=True, dropout=0.0, augment=normalise, terms=(CLASSIFICATION,), frozen=()):
+def make_method(
+    *,
+    batch_norm=True,
+    dropout=0.0,
+    augment=normalise,
+    terms=(CLASSIFICATION,),
+    frozen=(),
+    balancing=FIXED,
+):
+    log_variances = len(terms) - 1 if balancing.kind == "uncertainty" else 0
     return Method(
-        "tiny", SCHEMA, Tiny(batch_norm, dropout), forward, augment, tuple(terms), frozen=tuple(frozen)
+        "tiny",
+        SCHEMA,
+        Tiny(batch_norm, dropout, log_variances),
+        forward,
+        augment,
+        tuple(terms),
+        frozen=tuple(frozen),
+        balancing=balancing,
     )
 
 

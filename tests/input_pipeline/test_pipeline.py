@@ -15,6 +15,7 @@ from input_pipeline.errors import CorruptImageError, CorruptRecordError, DataErr
 from input_pipeline.images import ImageOptions, load
 from input_pipeline.pipeline import eval_batches, num_eval_batches, train_batches
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.text import Text, TextOptions, caption_from_phrases
 from input_pipeline.weak_labels import WeakLabels
 
 A = 6
@@ -22,10 +23,15 @@ SCHEMA = AttributeSchema.from_groups("toys", tuple("abcdef"), {"all": tuple(rang
 PLAIN = ImageOptions(8)
 CROPPED = ImageOptions(8, crop_scale=(0.3, 1.0), crop_ratio=(0.8, 1.25))
 WEAK = WeakLabels(seed=1, known_fraction=0.5)
+OWN = Text(TextOptions("source", length=12), SCHEMA, ["toy number"])
+PHRASES = Text(TextOptions("phrases", length=12), SCHEMA)
 
 
 class Toys:
-    """N examples in memory. `broken` maps positions to what reading or decoding them must meet."""
+    """N examples in memory, every third without a caption.
+
+    `broken` maps positions to what reading or decoding them must meet.
+    """
 
     schema = SCHEMA
 
@@ -44,7 +50,9 @@ class Toys:
         if isinstance(fault, BaseException):
             raise fault
         image = self.images[index] if fault is None else fault
-        return Example(image, self.labels[index], self.known[index], f"toy-{index}")
+        told = self.labels[index] * self.known[index]
+        caption = f"toy number {index} {told}" if index % 3 else None
+        return Example(image, self.labels[index], self.known[index], f"toy-{index}", caption)
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +94,69 @@ def test_a_batch_is_what_its_examples_say(toys):
         np.testing.assert_array_equal(batch.known[row], known)
 
 
+@pytest.mark.parametrize("text", [None, Text(TextOptions("none"), SCHEMA)])
+def test_batches_of_runs_without_captions_have_no_tokens(toys, text):
+    assert take(train(toys, text=text), 1)[0].tokens is None
+    evaluation = eval_batches(toys, images=PLAIN, batch_size=8, text=text, captions=True)
+    assert take(evaluation, 1)[0].tokens is None
+
+
+def expected_tokens(text, example, labels, known):
+    if text is PHRASES or (example.caption and (known != example.known).any()):
+        return text.encode(caption_from_phrases(SCHEMA, labels, known))
+    return text.encode(example.caption or "")
+
+
+@pytest.mark.parametrize("text", [OWN, PHRASES])
+def test_captions_say_what_is_left_of_the_labels(toys, text):
+    """The data set's own sentence where nothing is withheld, one of the known labels elsewhere."""
+    mild = WeakLabels(seed=1, known_fraction=0.9)
+    batch = take(train(toys, text=text, weak_labels=mild, batch_size=23), 1)[0]
+    own = [(toys[i].known == known).all() for i, known in zip(batch.index, batch.known, strict=True)]
+    assert 0 < sum(own) < 23  # both kinds are there
+    for row, index in enumerate(batch.index):
+        expected = expected_tokens(text, toys[int(index)], batch.labels[row], batch.known[row])
+        np.testing.assert_array_equal(batch.tokens[row], expected)
+    assert batch.tokens.dtype == np.int32
+    assert batch.tokens.shape == (23, 12)
+    if text is OWN:
+        assert not batch.tokens[batch.index % 3 == 0].any()  # no caption, no words
+
+
+def test_without_weak_labels_training_reads_the_own_captions(toys):
+    batch = take(train(toys, text=OWN, weak_labels=None, batch_size=23), 1)[0]
+    for row, index in zip(batch.tokens, batch.index, strict=True):
+        np.testing.assert_array_equal(row, OWN.encode(toys[int(index)].caption or ""))
+
+
+@pytest.mark.parametrize("noise", ["flip_positive", "flip_negative"])
+def test_under_label_noise_no_example_has_its_true_caption(toys, noise):
+    """Nor does one whose labels happen to be right: that would say so."""
+    batch = take(train(toys, text=OWN, weak_labels=WeakLabels(**{noise: 0.01}), batch_size=23), 1)[0]
+    for row, index in enumerate(batch.index):
+        sentence = caption_from_phrases(SCHEMA, batch.labels[row], batch.known[row]) if index % 3 else ""
+        np.testing.assert_array_equal(batch.tokens[row], OWN.encode(sentence))
+
+
 @pytest.mark.parametrize("start", [1, 2, 7, 50])
 def test_starting_at_a_step_equals_having_come_there(toys, start):
-    assert_all_same(take(train(toys), start + 3)[start:], take(train(toys, start_step=start), 3))
+    assert_all_same(
+        take(train(toys, text=OWN), start + 3)[start:], take(train(toys, text=OWN, start_step=start), 3)
+    )
 
 
 @pytest.mark.parametrize("shards", [2, 4, 8])
 @pytest.mark.parametrize("start", [0, 3])
 def test_shards_concatenated_are_the_global_batch(toys, shards, start):
-    pieces = [take(train(toys, shard=s, shards=shards, start_step=start), 6) for s in range(shards)]
-    whole = take(train(toys, start_step=start), 6)
+    pieces = [take(train(toys, text=OWN, shard=s, shards=shards, start_step=start), 6) for s in range(shards)]
+    whole = take(train(toys, text=OWN, start_step=start), 6)
     assert_all_same([stack(together) for together in zip(*pieces, strict=True)], whole)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3, 8])
 def test_threads_change_nothing(toys, threads):
-    assert_all_same(take(train(toys, threads=threads), 12), take(train(toys, threads=2), 12))
+    expected = take(train(toys, text=OWN, threads=2), 12)
+    assert_all_same(take(train(toys, text=OWN, threads=threads), 12), expected)
 
 
 def stream(source, steps, **settings):
@@ -157,14 +212,21 @@ def test_the_known_fraction_of_a_training_epoch(toys):
     assert abs(batch.known[:400].sum() - told / 2) < 5 * np.sqrt(told / 4)
 
 
-def test_nothing_in_a_training_batch_depends_on_a_hidden_label(toys):
+@pytest.mark.parametrize("text", [None, OWN, PHRASES])
+@pytest.mark.parametrize("weak_labels", [WEAK, WeakLabels(seed=1, single_positive=True)])
+def test_nothing_in_a_training_batch_depends_on_a_hidden_label(toys, text, weak_labels):
+    """Not the tokens either, although every caption of `Toys` gives all labels away."""
     other = Toys(23)
     for index in range(23):
         example = other[index]
-        _, known = WEAK.apply(example.labels, example.known, example.key)
-        other.labels[index] ^= ~known  # change every label that training must not see
-    assert (other.labels != toys.labels).any(1).all()
-    assert_all_same(take(train(other), 10), take(train(toys), 10))
+        _, known = weak_labels.apply(example.labels, example.known, example.key)
+        hidden = ~known
+        if weak_labels.single_positive:
+            hidden &= example.labels == 1  # one more present attribute would be one more that may be kept
+        other.labels[index] ^= hidden  # change every label that training must not see
+    assert (other.labels != toys.labels).any(1).sum() >= 20
+    settings = {"text": text, "weak_labels": weak_labels}
+    assert_all_same(take(train(other, **settings), 10), take(train(toys, **settings), 10))
 
 
 def test_evaluation_sees_everything_once_in_order_and_pads(toys):
@@ -177,6 +239,23 @@ def test_evaluation_sees_everything_once_in_order_and_pads(toys):
     np.testing.assert_array_equal(whole.labels[:23], toys.labels * toys.known)
     np.testing.assert_array_equal(whole.image[5], load(toys.images[5], PLAIN))  # no random windows
     assert_same(AttributeBatch(*(None if x is None else x[23:] for x in whole)), blank_batch(1, 8, A))
+
+
+def test_evaluation_reads_captions_only_when_asked_and_then_in_full(toys):
+    def tokens(text, captions):
+        batches = eval_batches(toys, images=PLAIN, batch_size=8, text=text, captions=captions)
+        return stack(take(batches, 99)).tokens
+
+    for text in (OWN, PHRASES):
+        silent = tokens(text, False)
+        assert silent.shape == (24, 12)
+        assert not silent.any()
+        told = tokens(text, True)
+        for index in range(23):
+            example = toys[index]
+            expected = expected_tokens(text, example, example.labels, example.known)
+            np.testing.assert_array_equal(told[index], expected)
+        assert not told[23].any()
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(23, 8), (24, 8), (1, 8), (5, 4), (23, 64)])
@@ -222,8 +301,9 @@ def test_a_broken_example_is_an_error_that_names_it(fault, threads, evaluation):
 @pytest.mark.parametrize("evaluation", [True, False])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_example_may_be_skipped_and_counted(fault, evaluation):
-    whole = stack(drain(Toys(23), evaluation))
-    skipped = stack(drain(Toys(23, {7: FAULTS[fault]}), evaluation, allow_corrupt=True))
+    text = {"text": PHRASES} | ({"captions": True} if evaluation else {})
+    whole = stack(drain(Toys(23), evaluation, **text))
+    skipped = stack(drain(Toys(23, {7: FAULTS[fault]}), evaluation, allow_corrupt=True, **text))
     rows = whole.index == 7
     assert rows.any()
     np.testing.assert_array_equal(skipped.index, whole.index)  # it keeps its place
@@ -231,7 +311,8 @@ def test_a_broken_example_may_be_skipped_and_counted(fault, evaluation):
     assert not skipped.known[rows].any()
     assert not skipped.labels[rows].any()
     assert not skipped.image[rows].any()
-    for x, y in zip(skipped[:4], whole[:4], strict=True):
+    assert not skipped.tokens[rows].any()
+    for x, y in zip(skipped, whole, strict=True):
         np.testing.assert_array_equal(x[~rows], y[~rows])
 
 

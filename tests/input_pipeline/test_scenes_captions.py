@@ -10,6 +10,7 @@ from input_pipeline.scenes import captions
 from input_pipeline.scenes.records import Predicate
 from input_pipeline.scenes.rendering import render
 from input_pipeline.scenes.vocabulary import Arrangement
+from input_pipeline.text import caption_from_phrases
 
 WORLD = scenes.open_split(None, "train", scenes.Options())
 FACTORS = [WORLD.factors(i) for i in range(300)]
@@ -89,6 +90,17 @@ def test_relations_contradict_nothing():
         assert not any((target, predicate, subject) in found for subject, predicate, target in found)
         contact = {p for _, p, _ in found} & {Predicate.TOUCHING, Predicate.ON_TOP_OF}
         assert bool(contact) == (factors.arrangement is not Arrangement.APART)
+
+
+def test_beside_noisy_labels_the_caption_tells_what_the_labels_do():
+    """Otherwise it would show which of them are wrong."""
+    noisy = scenes.open_split(None, "train", scenes.Options(size=16, label_noise=0.2))
+    for index in range(20):
+        example = noisy[index]
+        assert example.caption == caption_from_phrases(scenes.SCHEMA, example.labels, example.known)
+        assert noisy.scene(index).caption == WORLD.scene(index).caption  # the record keeps the truth
+    exact = scenes.open_split(None, "test", noisy.options)
+    assert exact[0].caption == exact.scene(0).caption
 
 
 def test_scene_record_is_the_same_scene_as_the_example():

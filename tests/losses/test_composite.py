@@ -42,10 +42,11 @@ def counted(weight=1.0):
 
 def test_the_total_by_hand():
     terms = [constant("classification", 2.0, 1.0), constant("cal", 3.0, 0.5), constant("graph", 4.0, 0.01)]
-    total, raw, weights = combine(terms, None, None, STEP)
+    total, raw, weights, loss_state = combine(terms, {}, None, None, STEP)
     np.testing.assert_allclose(total, 2 + 1.5 + 0.04, rtol=1e-6)
     assert raw == {"classification": 2.0, "cal": 3.0, "graph": 4.0}
     assert weights == {"classification": 1.0, "cal": 0.5, "graph": np.float32(0.01)}
+    assert loss_state == {}
 
 
 def test_weight_zero_is_not_computed_and_leaves_the_rest_exact():
@@ -55,12 +56,12 @@ def test_weight_zero_is_not_computed_and_leaves_the_rest_exact():
     only = [constant("classification", 0.1, 1.0)]
     terms = active([*only, Term("mavd", explode, 0.0), Term("cal", explode, 0)])
     assert [term.name for term in terms] == ["classification"]
-    assert combine(terms, None, None, STEP).total == combine(only, None, None, STEP).total
+    assert combine(terms, {}, None, None, STEP).total == combine(only, {}, None, None, STEP).total
 
 
 def test_terms_see_outputs_batch_and_step():
     seen = Term("cal", lambda outputs, batch, step: outputs.sum() + batch.weight.sum() + step, 2.0)
-    total = combine([seen], jnp.ones(4), batch([[1], [1]], [1, 0.5]), STEP).total
+    total = combine([seen], {}, jnp.ones(4), batch([[1], [1]], [1, 0.5]), STEP).total
     np.testing.assert_allclose(total, 2 * (4 + 1.5 + 3))
 
 
@@ -86,10 +87,10 @@ def test_shared_parts_add_up_to_the_whole_and_so_do_gradients():
         total = 0.0
         for i in range(4):
             part, share = jax.tree.map(lambda x, i=i: x[i], (parts, shares))
-            total += combine(terms, values.reshape(4, 2, 5)[i], part, STEP, share).total
+            total += combine(terms, {}, values.reshape(4, 2, 5)[i], part, STEP, share).total
         return total
 
-    one, gradient = jax.value_and_grad(lambda v: combine(terms, v, whole, STEP).total)(values)
+    one, gradient = jax.value_and_grad(lambda v: combine(terms, {}, v, whole, STEP).total)(values)
     other, other_gradient = jax.value_and_grad(in_parts)(values)
     np.testing.assert_allclose(other, one, rtol=1e-6)
     np.testing.assert_allclose(other_gradient, gradient, rtol=1e-5, atol=1e-9)
@@ -102,12 +103,12 @@ def test_shares_of_nothing_are_zero():
 
 def test_everything_is_float32():
     term = Term("cal", lambda outputs, batch, step: jnp.bfloat16(1.5), 2.0)
-    combined = combine([term], None, None, STEP)
+    combined = combine([term], {}, None, None, STEP)
     assert {leaf.dtype for leaf in jax.tree.leaves(combined)} == {jnp.dtype("float32")}
 
 
 def test_no_terms_give_zero():
-    assert combine([], None, None, STEP).total == 0
+    assert combine([], {}, None, None, STEP).total == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int32
 from input_pipeline.batch import AttributeBatch
 from wsca_jax.engine.optimizer import Optimizer
 from wsca_jax.engine.sharding import Layout
+from wsca_jax.losses import balancing
 from wsca_jax.methods.base import Method, Variables
 
 
@@ -27,7 +28,7 @@ class TrainState:
       params: float32 parameters, trained and frozen.
       batch_stats: float32 running statistics; {} where the model keeps none.
       opt_state: optimiser slots of the trained parameters.
-      loss_state: state of dynamic loss weights; {} while weights are fixed.
+      loss_state: what the balancing of loss weights remembers; {} where it needs no memory.
       ema: {"params", "batch_stats"} averaged over steps, or None.
       skipped: int32, steps whose loss or gradients were not finite. Each left everything else as it was.
       skipped_in_a_row: int32, how many of them came last.
@@ -138,7 +139,7 @@ def _initial(method: Method, optimizer: Optimizer, batch: AttributeBatch, seed: 
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        loss_state={},
+        loss_state=balancing.init(method.balancing, [term.name for term in method.terms]),
         ema={"params": params, "batch_stats": batch_stats} if optimizer.options.ema_decay else None,
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),

@@ -27,9 +27,9 @@ class StepReport(NamedTuple):
     """What one step did. Scalars on the device: reading one waits for the step.
 
     Attributes:
-      loss: the weighted sum of the terms.
+      loss: what was trained: the weighted sum of the terms, and any penalty of balancing them.
       terms: {term name: raw mean}.
-      weights: {term name: its factor in the loss}.
+      weights: {term name: its factor in the loss, in this step}.
       grad_norm: global norm of the trained parameters' gradients, before clipping.
       learning_rate: of this step.
       finite: whether the step was taken; otherwise the state was left as it was.
@@ -85,7 +85,7 @@ def train_step(
       seed: of the run; every key is derived from (seed, name, state.step).
       accumulate: microbatches per step. Terms that count their entries give the large batch's loss and
         gradients; the others are averaged over microbatches. Running statistics advance once for each
-        microbatch, all else once for each step.
+        microbatch; all else, loss weights included, once for each step.
 
     Returns:
       (the next state, report).
@@ -152,7 +152,13 @@ def _advance_where(
 
 def _advance(state: TrainState, passed: _Pass, optimizer: Optimizer) -> TrainState:
     params, opt_state = optimizer.update(passed.gradients, state.opt_state, state.params)
-    new = dataclasses.replace(state, params=params, batch_stats=passed.batch_stats, opt_state=opt_state)
+    new = dataclasses.replace(
+        state,
+        params=params,
+        batch_stats=passed.batch_stats,
+        opt_state=opt_state,
+        loss_state=passed.combined.loss_state,
+    )
     if state.ema is None:
         return new
     return dataclasses.replace(new, ema=optimizer.average(state.ema, dict(new.variables), state.updates))
@@ -186,9 +192,7 @@ def _differentiate(
     start = (layout.scatter(jax.tree.map(jnp.zeros_like, trained)), state.batch_stats)
     xs = (jnp.arange(accumulate), microbatches, shares)
     (gradients, batch_stats), parts = jax.lax.scan(body, start, xs)
-    terms = {name: values.sum() for name, values in parts.terms.items()}
-    weights = {name: values[0] for name, values in parts.weights.items()}
-    return _Pass(gradients, composite.Combined(parts.total.sum(), terms, weights), batch_stats)
+    return _Pass(gradients, composite.whole(parts, state.loss_state, method.balancing), batch_stats)
 
 
 def _pass(
@@ -210,7 +214,9 @@ def _pass(
         outputs, batch_stats = method.forward(
             method.model, variables, state.ema, batch, state.updates, True, model_rngs
         )
-        combined = composite.combine(method.terms, outputs, batch, state.updates, shares)
+        combined = composite.combine(
+            method.terms, state.loss_state, outputs, batch, state.updates, shares, method.balancing
+        )
         return combined.total, (combined, batch_stats)
 
     gradients, (combined, batch_stats) = jax.grad(loss, has_aux=True)(trained)

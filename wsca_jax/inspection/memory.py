@@ -107,6 +107,7 @@ def activation_bytes(method: Method, optimizer: Optimizer, state: TrainState, ba
         "frozen": frozen,
         "batch_stats": state.batch_stats,
         "ema": state.ema,
+        "loss_state": state.loss_state,
         "batch": batch,
         "key": jax.eval_shape(lambda: jax.random.key(0)),
     }
@@ -131,4 +132,6 @@ def _loss(method: Method, params: Tree, inputs: Mapping[str, Any]) -> jax.Array:
     variables = {"params": params, "batch_stats": inputs["batch_stats"]}
     rngs = dict.fromkeys(method.rng_names, inputs["key"])
     outputs, _ = method.forward(method.model, variables, inputs["ema"], batch, step, True, rngs)
-    return composite.combine(method.terms, outputs, batch, step).total
+    return composite.combine(
+        method.terms, inputs["loss_state"], outputs, batch, step, balancing=method.balancing
+    ).total

@@ -1,6 +1,7 @@
 """The composite loss: named terms, their weights, their sum.
 
-A term is a name, a function of (outputs, batch, step) and a weight. Terms with weight 0 are not computed.
+A term is a name, a function of (outputs, batch, step) and a weight, which balancing may scale while a run
+goes on. Terms with weight 0 are not computed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
 from input_pipeline.batch import AttributeBatch
+from wsca_jax.losses import balancing as schemes
+from wsca_jax.losses.balancing import FIXED, Balancing, LossState
 
 Scalar = Float32[Array, ""]
 
@@ -29,7 +32,7 @@ class Term:
     Attributes:
       name: one of `TERM_NAMES`.
       fn: (outputs, batch, step) -> scalar float32, a mean over entries; 0 where there are none.
-      weight: its factor in the total; 0 removes the term from the program.
+      weight: its factor in the total, before balancing; 0 removes the term from the program.
       count: batch -> the (weighted) number of entries `fn` averages over, where the batch alone decides
         it. Gradient accumulation uses it to make the sum over microbatches equal the large batch exactly.
         None for losses between the examples of a batch, which see one microbatch at a time.
@@ -48,14 +51,16 @@ class Combined(NamedTuple):
     """What `combine` returns; float32 scalars.
 
     Attributes:
-      total: the weighted sum, which is trained.
+      total: the weighted sum, which is trained. Uncertainty's penalty on log variances is in it too.
       terms: {name: raw mean}, before weights.
       weights: {name: the factor it entered the total with}.
+      loss_state: what balancing remembers after these terms.
     """
 
     total: Scalar
     terms: dict[str, Scalar]
     weights: dict[str, Scalar]
+    loss_state: LossState
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -99,29 +104,54 @@ def microbatch_shares(terms: Sequence[Term], microbatches: AttributeBatch) -> di
 
 def combine(
     terms: Sequence[Term],
+    loss_state: LossState,
     outputs: Any,
     batch: AttributeBatch,
     step: Int32[Array, ""],
     shares: Mapping[str, Scalar] | None = None,
+    balancing: Balancing = FIXED,
 ) -> Combined:
     """Computes every active term and their weighted sum.
 
     Args:
       terms: the active terms.
-      outputs: what the model returned.
+      loss_state: what balancing remembers of the steps before; it alone decides the trend's weights, which
+        are therefore the same in all microbatches of a step.
+      outputs: what the model returned; with uncertainty it holds `log_variances`.
       batch: what it saw.
       step: optimiser steps taken, for terms with a schedule.
       shares: {term name: share of this microbatch}; None means the batch is whole.
+      balancing: how weights change.
 
     Returns:
-      The total and the raw terms, each scaled by its share: summed over the microbatches of one step, they
-      equal the whole batch's.
+      The total and the raw terms, each scaled by its share: summed over the microbatches of one step, as
+      `whole` does, they equal the whole batch's.
+
+    Raises:
+      ValueError: uncertainty without a log variance for each term it weighs.
     """
+    log_variances = getattr(outputs, "log_variances", None)
+    scales = schemes.scales(balancing, [term.name for term in terms], loss_state, log_variances)
     raw, weights = {}, {}
     total = jnp.zeros((), jnp.float32)
     for term in terms:
-        value = jnp.asarray(term.fn(outputs, batch, step), jnp.float32)
-        raw[term.name] = value if shares is None else value * shares[term.name]
-        weights[term.name] = jnp.float32(term.weight)
-        total = total + weights[term.name] * raw[term.name]
-    return Combined(total, raw, weights)
+        share = jnp.float32(1) if shares is None else shares[term.name]
+        value = share * jnp.asarray(term.fn(outputs, batch, step), jnp.float32)
+        scale, own = scales[term.name], jnp.float32(term.weight)
+        raw[term.name], weights[term.name] = value, own * scale.factor
+        penalty = jnp.where(schemes.seen(value), own * share * scale.penalty, 0)
+        total = total + weights[term.name] * value + penalty
+    return Combined(total, raw, weights, schemes.advance(balancing, loss_state, raw))
+
+
+def whole(parts: Combined, loss_state: LossState, balancing: Balancing) -> Combined:
+    """One step's loss from that of its microbatches.
+
+    Args:
+      parts: `combine`'s results, stacked along a leading axis.
+      loss_state: the one they all were given; it advances once, by the sum of their raw terms.
+      balancing: how weights change.
+    """
+    terms = {name: values.sum() for name, values in parts.terms.items()}
+    weights = {name: values[0] for name, values in parts.weights.items()}
+    return Combined(parts.total.sum(), terms, weights, schemes.advance(balancing, loss_state, terms))

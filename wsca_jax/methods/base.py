@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32
 
 from input_pipeline.batch import AttributeBatch
 from input_pipeline.schema import AttributeSchema
+from wsca_jax.losses.balancing import FIXED, Balancing
 from wsca_jax.losses.composite import Term
 
 Variables = Mapping[str, Any]
@@ -57,6 +58,7 @@ class Method:
       rng_names: the random streams the model draws from in training ("dropout", ...).
       frozen: regular expressions over parameter paths ("trunk/.*") that are not trained.
       pretrained: replaces initial variables by loaded ones, on the host, once as a run begins; or None.
+      balancing: how the terms' weights change while a run goes on.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Method:
     rng_names: tuple[str, ...] = ("dropout",)
     frozen: tuple[str, ...] = ()
     pretrained: Callable[[Variables], Variables] | None = None
+    balancing: Balancing = FIXED
 
     def init(self, rng: jax.Array, batch: AttributeBatch) -> Variables:
         """Initial variables ("params", "batch_stats") for batches of this shape."""

@@ -1,11 +1,7 @@
-"""The WSCA method: builds the model from a configuration and wires its outputs to the losses.
-
-The lines with `Term(...)` are the one place where the names of outputs meet the arguments of losses.
-"""
+"""The WSCA method: a configuration becomes a model, its loss terms, and how a batch passes through them."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,66 +11,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
+from input_pipeline import SOURCES, text
 from input_pipeline.batch import AttributeBatch
 from input_pipeline.schema import AttributeSchema
 from wsca_jax import augment
-from wsca_jax.losses import classification, composite
+from wsca_jax.losses import composite
+from wsca_jax.losses.balancing import Balancing, balanced
 from wsca_jax.losses.composite import Term
+from wsca_jax.methods import wsca_model, wsca_terms
 from wsca_jax.methods.base import Method, Variables
-from wsca_jax.models.heads import GroupHeads
 from wsca_jax.models.pretrained import load_resnet
-from wsca_jax.models.resnet import ResNet
-from wsca_jax.models.tokens import VisualTokens
 from wsca_jax.models.wsca import WSCA, Outputs
 
-# How `loss.classification` scores logits against known labels; each takes the section of its own name.
-CLASSIFICATION_LOSSES: Mapping[str, Callable[..., Array]] = {
-    "binary_cross_entropy": classification.binary_cross_entropy,
-    "focal": classification.focal,
-    "asymmetric": classification.asymmetric,
-}
+# Sections of the configuration that may be None: the module is left out, with the loss terms that read it.
+OPTIONAL = tuple(f"model.{name}" for name in wsca_model.OPTIONAL)
 
 
 def default_config() -> ConfigDict:
-    """The `model`, `loss` and `frozen` sections of a configuration, with every key there is.
-
-    A module's section holds the module's own fields: a field that does not exist is an unknown key.
-    """
+    """The `model`, `loss` and `frozen` sections of a configuration, with every key there is."""
     return ConfigDict(
         {
-            "model": {
-                "dtype": "bfloat16",
-                "hidden_size": 768,
-                "attr_dim": 128,
-                "token_stage": "c5",
-                "linear_path": True,
-                "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
-                "trunk": fields(ResNet),
-                "tokens": fields(VisualTokens),
-                "heads": fields(GroupHeads),
-            },
-            "loss": {
-                "classification": "binary_cross_entropy",
-                "binary_cross_entropy": {},
-                "focal": {"gamma": 2.0, "alpha": placeholder(float)},
-                "asymmetric": {"gamma_positive": 1.0, "gamma_negative": 4.0, "margin": 0.05},
-                "weights": {"classification": 1.0},
-            },
+            "model": wsca_model.default_config(),
+            "loss": wsca_terms.default_config(),
             "frozen": (),  # regular expressions over parameter paths, such as ("trunk/.*",)
         }
     )
-
-
-def fields(module: type[nn.Module]) -> dict[str, Any]:
-    """A module's settings and their defaults, but for what the model decides for all of its modules."""
-    shared = {"parent", "name", "dtype", "lowering"}
-    return {
-        field.name: field.default
-        for field in dataclasses.fields(module)
-        if field.name not in shared and field.default is not dataclasses.MISSING
-    }
 
 
 def build(config: ConfigDict, schema: AttributeSchema) -> Method:
@@ -84,18 +46,35 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
       TypeError: for a field that a module does not have.
       ValueError: for a value that a module or loss does not take.
     """
+    balancing = Balancing(**config.loss.balancing)
+    words = text.for_data_set(SOURCES[config.data.name], text.TextOptions(**config.data.text))
+    model = wsca_model.build_model(config.model, schema, words)
+    terms = composite.active(wsca_terms.build_terms(config.loss, schema, model))
+    if balancing.kind == "uncertainty":
+        model = model.clone(uncertain_terms=len(balanced([term.name for term in terms])))
+    _check_teacher(config, terms)
     return Method(
         name="wsca",
         schema=schema,
-        model=build_model(config.model, schema),
+        model=model,
         forward=forward,
         augment=build_augment(config, schema),
-        terms=composite.active(build_terms(config.loss)),
+        terms=terms,
+        rng_names=("dropout",) if model.router is None else ("dropout", "router"),
         frozen=tuple(config.frozen),
         pretrained=functools.partial(load_trunk, config.model.pretrained)
         if config.model.pretrained
         else None,
+        balancing=balancing,
     )
+
+
+def _check_teacher(config: ConfigDict, terms: tuple[Term, ...]) -> None:
+    if any(term.name == "pseudo" for term in terms) and not config.optimizer.ema_decay:
+        raise ValueError(
+            "pseudo labels come from the averaged parameters: set optimizer.ema_decay, such as 0.999, or "
+            "loss.weights.pseudo to 0"
+        )
 
 
 def load_trunk(path: str, variables: Variables) -> Variables:
@@ -103,17 +82,6 @@ def load_trunk(path: str, variables: Variables) -> Variables:
     trunk = {collection: variables[collection]["trunk"] for collection in variables}
     loaded = load_resnet(path, trunk)
     return {collection: {**variables[collection], "trunk": loaded[collection]} for collection in variables}
-
-
-def build_model(config: ConfigDict, schema: AttributeSchema) -> WSCA:
-    dtype = jnp.dtype(config.dtype)
-    return WSCA(
-        trunk=ResNet(**config.trunk, dtype=dtype),
-        tokens=VisualTokens(config.hidden_size, **config.tokens, dtype=dtype),
-        heads=GroupHeads(schema.group_of, config.hidden_size, config.attr_dim, **config.heads, dtype=dtype),
-        token_stage=config.token_stage,
-        linear_path=config.linear_path,
-    )
 
 
 def build_augment(
@@ -127,24 +95,6 @@ def build_augment(
         return augment.normalise(batch, options) if key is None else augment.augment(batch, key, options)
 
     return apply
-
-
-def build_terms(config: ConfigDict) -> list[Term]:
-    """Every loss term of the method. Raises ValueError for a loss that does not exist."""
-    if config.classification not in CLASSIFICATION_LOSSES:
-        known = ", ".join(CLASSIFICATION_LOSSES)
-        raise ValueError(f"loss.classification is {config.classification!r}; expected one of {known}")
-    score = functools.partial(
-        CLASSIFICATION_LOSSES[config.classification], **config[config.classification].to_dict()
-    )
-    return [
-        Term(
-            "classification",
-            lambda outputs, batch, step: score(outputs.logits, batch.labels, batch.known, batch.weight),
-            weight=config.weights.classification,
-            count=lambda batch: classification.count(jnp.asarray(batch.known), jnp.asarray(batch.weight)),
-        ),
-    ]
 
 
 def forward(
@@ -169,4 +119,16 @@ def forward(
         rngs=dict(rngs),
         mutable=["batch_stats"],
     )
-    return outputs, updated["batch_stats"]
+    return with_pseudo_labels(model, outputs, teacher), updated["batch_stats"]
+
+
+def with_pseudo_labels(model: nn.Module, outputs: Outputs, teacher: Variables | None) -> Outputs:
+    """Adds what the teacher's vote heads say of the student's features.
+
+    The teacher's own pass through the trunk would cost a third of a step; its vote heads cost nothing.
+    """
+    if teacher is None or outputs.routing is None:
+        return outputs
+    features = jax.lax.stop_gradient(outputs.routing.features)
+    pseudo: Any = model.apply(teacher, features, method=WSCA.votes)
+    return outputs._replace(pseudo=jax.lax.stop_gradient(pseudo))

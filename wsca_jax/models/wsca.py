@@ -11,6 +11,18 @@ from jaxtyping import Array, Float, Float32, Int32
 from wsca_jax.models.resnet import Stages
 
 
+class PseudoLabels(NamedTuple):
+    """What the averaged teacher says of a batch; no gradient passes through it.
+
+    Attributes:
+      probability: float32 [B, A] in [0, 1], the voted probability of each attribute.
+      quality: float32 [B, A] in [0, 1], how sure the teacher is that rounding the vote is right.
+    """
+
+    probability: Float32[Array, "B A"]
+    quality: Float32[Array, "B A"]
+
+
 class Outputs(NamedTuple):
     """Everything a forward pass knows; jit drops what nobody reads.
 
@@ -19,17 +31,26 @@ class Outputs(NamedTuple):
       tokens: [B, h, w, d], as the heads' pooling sees them.
       pooled: [B, d], the mean token after the router.
       stages: the trunk's feature maps.
-      frequency, encoding, routing, decomposition: what the module in each socket returned, or None.
+      groups: [B, G, a], the group features that disentanglement and alignment work on: the encoder's
+        branches, or the decomposer's nodes where there is no encoder; None without either.
+      frequency, encoding, routing, decomposition, alignment: what the module in each socket returned, or
+        None.
+      log_variances: float32 [terms], learned by uncertainty weighting, or None.
+      pseudo: the teacher's pseudo labels, in training with a router; None otherwise.
     """
 
     logits: Float32[Array, "B A"]
     tokens: Float[Array, "B h w d"]
     pooled: Float[Array, "B d"]
     stages: Stages
+    groups: Float[Array, "B G a"] | None = None
     frequency: Any = None
     encoding: Any = None
     routing: Any = None
     decomposition: Any = None
+    alignment: Any = None
+    log_variances: Float32[Array, "T"] | None = None
+    pseudo: PseudoLabels | None = None
 
 
 class WSCA(nn.Module):
@@ -47,8 +68,12 @@ class WSCA(nn.Module):
       frequency: (image, train) -> record with `token` [B, 1, d].
       fusion: (tokens [B, h, w, d], frequency token [B, 1, d], train) -> tokens.
       encoder: (tokens, text tokens or None, train) -> record with `tokens` and `branches` [B, G, a].
-      router: (pooled [B, d], train) -> record with `pooled` [B, d].
+      router: (pooled [B, d], train) -> record with `pooled` [B, d]; also `votes`, see `WSCA.votes`.
       decomposer: (tokens, branches or None, train) -> record with `refined` [B, G, a].
+      alignment: (phrase features or None, train) -> what contrastive alignment learns beside the features.
+      phrases: token ids of each attribute's phrase, [A, T], from which the encoder's text tower makes the
+        prototypes of alignment; None lets alignment learn them.
+      uncertain_terms: how many loss terms learn a log-variance as their weight; 0 for none.
     """
 
     trunk: nn.Module
@@ -61,12 +86,18 @@ class WSCA(nn.Module):
     encoder: nn.Module | None = None
     router: nn.Module | None = None
     decomposer: nn.Module | None = None
+    alignment: nn.Module | None = None
+    phrases: tuple[tuple[int, ...], ...] | None = None
+    uncertain_terms: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.frequency is None) != (self.fusion is None):
             raise ValueError("WSCA: frequency and fusion come together: set both, or neither")
+        if self.alignment is not None and self.encoder is None and self.decomposer is None:
+            raise ValueError("WSCA: alignment needs group features: set encoder or decomposer as well")
 
+    @nn.compact
     def __call__(
         self,
         image: Float[Array, "B H W 3"],
@@ -94,4 +125,36 @@ class WSCA(nn.Module):
             refined = decomposition.refined
         trunk = jnp.mean(stages.c5, axis=(1, 2)) if self.linear_path else None
         logits = self.heads(pooled, refined, trunk, train=train)
-        return Outputs(logits, tokens, pooled, stages, frequency, encoding, routing, decomposition)
+        return Outputs(
+            logits,
+            tokens,
+            pooled,
+            stages,
+            groups=refined if branches is None else branches,
+            frequency=frequency,
+            encoding=encoding,
+            routing=routing,
+            decomposition=decomposition,
+            alignment=self._align(train),
+            log_variances=self._log_variances(),
+        )
+
+    def votes(self, features: Float[Array, "B d"]) -> PseudoLabels:
+        """Pseudo labels from the router's vote heads alone, on features of another copy of the model."""
+        router: Any = self.router
+        votes, quality = router.votes(features)
+        return PseudoLabels(nn.sigmoid(votes), nn.sigmoid(quality))
+
+    def _align(self, train: bool) -> Any:
+        if self.alignment is None:
+            return None
+        if self.phrases is None:
+            return self.alignment(None, train=train)
+        encoder: Any = self.encoder
+        ids = jnp.asarray(self.phrases, jnp.int32)
+        return self.alignment(encoder.encode_phrases(ids, train=train), train=train)
+
+    def _log_variances(self) -> Float32[Array, "T"] | None:
+        if not self.uncertain_terms:
+            return None
+        return self.param("log_variances", nn.initializers.zeros, (self.uncertain_terms,), jnp.float32)

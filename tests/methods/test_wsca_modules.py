@@ -1,0 +1,241 @@
+"""The whole model: every setting of its modules works, and what is enabled is alive."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from tiny_model import MODULES, build, evaluate, make_batch, make_state
+
+from input_pipeline.scenes import SCHEMA as SCENES
+from wsca_jax.engine.sharding import Layout, make_mesh
+from wsca_jax.engine.step import _pass, compile_train_step
+from wsca_jax.losses import composite
+
+# What can be switched off: a module by its section, a loss by its weight.
+SWITCHES = {
+    "frequency": ("--config.model.frequency=None",),
+    "mavd": ("--config.model.router=None",),
+    "winner": ("--config.model.decomposer=None",),
+    "cmdl": ("--config.loss.weights.cmdl=0.0",),
+    "cal": ("--config.model.alignment=None",),
+}
+TERMS_OF = {
+    "frequency": {"frequency"},
+    "mavd": {"mavd", "pseudo"},
+    "winner": {"hierarchy", "graph"},
+    "cmdl": {"cmdl"},
+    "cal": {"cal"},
+}
+# Rows in which every pair of switches takes all four settings.
+PAIRWISE = ("00000", "01111", "10110", "11001", "11100", "00011")
+TRAINED = ("11111", "00011", *(pytest.param(b, marks=pytest.mark.slow) for b in PAIRWISE[:-1]))
+
+
+def method_of(bits, *overrides, **kwargs):
+    off = [o for bit, o in zip(bits, SWITCHES.values(), strict=True) if bit == "0"]
+    named = {"--config.model.frequency=None": "frequency", "--config.model.router=None": "router"}
+    named |= {"--config.model.decomposer=None": "decomposer", "--config.model.alignment=None": "alignment"}
+    without = tuple(named[o[0]] for o in off if o[0] in named)
+    return build(*(o[0] for o in off if o[0] not in named), *overrides, without=without, **kwargs)
+
+
+def test_the_chosen_rows_cover_every_pair():
+    for a, b in itertools.combinations(range(5), 2):
+        assert {(row[a], row[b]) for row in PAIRWISE} == set(itertools.product("01", repeat=2))
+
+
+@pytest.mark.parametrize("bits", ["".join(bits) for bits in itertools.product("01", repeat=5)])
+def test_every_setting_has_its_outputs_and_its_terms(bits):
+    method = method_of(bits)
+    batch = make_batch(method)
+    variables = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
+
+    def total(variables):
+        prepared = method.augment(batch, None)
+        rngs = {name: jax.random.key(0) for name in method.rng_names}
+        outputs, _ = method.forward(
+            method.model, {**variables, "batch_stats": {}}, variables, prepared, jnp.int32(5), True, rngs
+        )
+        return composite.combine(method.terms, {}, outputs, prepared, jnp.int32(5)), outputs
+
+    combined, outputs = jax.eval_shape(total, dict(variables))
+    enabled = {name for name, bit in zip(SWITCHES, bits, strict=True) if bit == "1"}
+    expected = {"classification"}.union(*(TERMS_OF[name] for name in enabled))
+    assert set(combined.terms) == expected
+    assert (outputs.frequency is not None) == ("frequency" in enabled)
+    assert (outputs.routing is not None) == ("mavd" in enabled) == (outputs.pseudo is not None)
+    assert (outputs.decomposition is not None) == ("winner" in enabled)
+    assert (outputs.alignment is not None) == ("cal" in enabled)
+    assert outputs.logits.shape == batch.labels.shape
+
+
+@functools.cache
+def trained(bits, steps=10):
+    """A state after some steps, and the largest gradient each parameter has had, relative to its norm."""
+    method = method_of(bits)
+    batches = [make_batch(method, seed=i) for i in range(3)]
+    state, optimizer, layout = make_state(method, batches[0])
+
+    @jax.jit
+    def gradients(state, batch):
+        keys = {
+            name: jax.random.fold_in(jax.random.key(1), state.step) for name in ("augment", *method.rng_names)
+        }
+        return _pass(state, batch, method, optimizer, layout, keys).gradients
+
+    step = compile_train_step(method, optimizer, layout, state, seed=0)
+    seen = {}
+    reports = []
+    for i in range(steps):
+        batch = batches[i % len(batches)]
+        found = flatten_dict(gradients(state, batch), sep="/")
+        params = flatten_dict(state.params, sep="/")
+        for path, gradient in found.items():
+            size = float(jnp.linalg.norm(gradient) / (jnp.linalg.norm(params[path]) + 1e-3))
+            seen[path] = max(seen.get(path, 0.0), size)
+        state, report = step(state, batch)
+        reports.append(jax.device_get(report))
+    return method, state, batches, seen, reports
+
+
+@pytest.mark.parametrize("bits", TRAINED)
+def test_a_setting_trains_and_evaluates(bits):
+    method, state, batches, _, reports = trained(bits)
+    assert all(report.finite for report in reports)
+    assert reports[-1].terms["classification"] < reports[0].terms["classification"]
+    first = evaluate(method, state.evaluation_variables, batches[0])
+    second = evaluate(method, state.evaluation_variables, batches[0])
+    assert np.isfinite(first.logits).all()
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("bits", TRAINED)
+def test_every_parameter_of_an_enabled_module_gets_a_gradient(bits):
+    _, _, _, seen, _ = trained(bits)
+    dead = {path: size for path, size in seen.items() if size < 1e-6}
+    assert not dead
+
+
+def test_classification_alone_reaches_every_module():
+    weights = [f"--config.loss.weights.{t}=0.0" for t in composite.TERM_NAMES if t != "classification"]
+    method = build(*weights, without=("alignment",))
+    batch = make_batch(method)
+    state, optimizer, layout = make_state(method, batch)
+    keys = {name: jax.random.key(1) for name in ("augment", *method.rng_names)}
+    passed = jax.jit(lambda: _pass(state, batch, method, optimizer, layout, keys))()
+    for module in ("router", "decomposer", "frequency", "encoder"):
+        leaves = jax.tree.leaves(passed.gradients[module])
+        assert max(float(jnp.abs(leaf).max()) for leaf in leaves) > 1e-5, module
+    np.testing.assert_array_equal(passed.combined.total, passed.combined.terms["classification"])
+
+
+def test_branches_are_the_schema_s_groups():
+    method = build()
+    batch = make_batch(method)
+    variables = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
+    outputs = jax.eval_shape(lambda v: evaluate(method, {**v, "batch_stats": {}}, batch), dict(variables))
+    assert outputs.groups.shape[1] == outputs.encoding.attention.shape[1] == SCENES.num_groups
+    assert outputs.decomposition.edges.shape[1:] == (SCENES.num_groups,) * 2
+
+
+def test_permuting_the_images_permutes_the_predictions():
+    method, state, batches, _, _ = trained("11111")
+    order = np.random.default_rng(3).permutation(len(batches[0].weight))
+    shuffled = jax.tree.map(lambda x: x[order], batches[0])
+    whole = evaluate(method, state.variables, batches[0]).logits
+    np.testing.assert_allclose(evaluate(method, state.variables, shuffled).logits, whole[order], atol=1e-5)
+
+
+def test_routing_is_without_noise_in_evaluation_and_sums_to_one():
+    method, state, batches, _, _ = trained("11111")
+    routing = evaluate(method, state.variables, batches[0]).routing
+    np.testing.assert_allclose(routing.probabilities.sum(-1), 1, atol=1e-6)
+
+
+def test_pseudo_labels_are_used_and_hidden_labels_are_not():
+    method, state, batches, _, reports = trained("11111")
+    assert reports[-1].terms["pseudo"] > 0
+    _, optimizer, layout = make_state(method, batches[0])
+    hidden = ~batches[0].known
+    changed = batches[0]._replace(labels=np.where(hidden, 1 - batches[0].labels, batches[0].labels))
+    keys = {name: jax.random.key(1) for name in ("augment", *method.rng_names)}
+    run = jax.jit(lambda batch: _pass(state, batch, method, optimizer, layout, keys).gradients)
+    for a, b in zip(jax.tree.leaves(run(batches[0])), jax.tree.leaves(run(changed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_one_and_eight_devices_agree_on_the_whole_model():
+    method = method_of("11111")
+    batch = make_batch(method, rows=16)
+    losses = []
+    for layout in (Layout(make_mesh(devices=jax.devices()[:1])), Layout(make_mesh(data=4, fsdp=2))):
+        state, optimizer, _ = make_state(method, batch, layout)
+        step = compile_train_step(method, optimizer, layout, state, seed=0)
+        found = []
+        for _ in range(4):
+            state, report = step(state, jax.device_put(batch, layout.batch))
+            found.append(float(report.loss))
+        losses.append(found)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["trend", "uncertainty"])
+def test_dynamic_weights_run_with_the_whole_model(kind):
+    method = build(f"--config.loss.balancing.kind={kind}", "--config.loss.balancing.fast=0.1")
+    batch = make_batch(method)
+    state, optimizer, layout = make_state(method, batch)
+    step = compile_train_step(method, optimizer, layout, state, seed=0)
+    for _ in range(5):
+        state, report = step(state, batch)
+    assert report.finite
+    assert float(report.weights["classification"]) == 1.0
+    assert float(report.weights["cal"]) != pytest.approx(0.1)
+
+
+def test_text_is_read_where_there_is_some_and_not_needed():
+    method = build(captions="source")
+    batch = make_batch(method, length=32)
+    state, _, _ = make_state(method, batch)
+    named = flatten_dict(state.params, sep="/")
+    assert any("text" in path for path in named)
+    blank = batch._replace(tokens=np.zeros_like(batch.tokens))
+    with_text = evaluate(method, state.variables, batch).logits
+    without = evaluate(method, state.variables, blank).logits
+    never = evaluate(method, state.variables, batch._replace(tokens=None)).logits
+    assert np.abs(with_text - without).max() > 1e-4
+    np.testing.assert_allclose(without, never, atol=1e-6)
+    assert not any(
+        "text" in path for path in flatten_dict(make_state(build(), make_batch(method))[0].params, sep="/")
+    )
+
+
+def test_phrases_make_the_prototypes():
+    method = build("--config.model.phrase_prototypes=True", captions="phrases")
+    batch = make_batch(method, length=32)
+    state, _, _ = make_state(method, batch)
+    assert "prototypes" not in state.params["alignment"]
+    assert evaluate(method, state.variables, batch).alignment.prototypes.shape == (36, 8)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "encoder"])
+def test_a_module_left_out_leaves_the_others_parameters_as_they_are(module):
+    whole, part = build(captions="source"), build(without=(module,), captions="source")
+    batch = make_batch(whole, length=32)
+
+    def shapes(method):
+        return {
+            path: leaf.shape
+            for path, leaf in flatten_dict(
+                jax.eval_shape(lambda: method.init(jax.random.key(0), batch))["params"], sep="/"
+            ).items()
+        }
+
+    kept, every = shapes(part), shapes(whole)
+    assert set(kept) < set(every)
+    assert all(every[path] == shape for path, shape in kept.items())

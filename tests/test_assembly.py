@@ -1,0 +1,63 @@
+"""From a configuration to batches: what they hold is what was announced."""
+
+from itertools import islice
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline.errors import DataError
+from wsca_jax import assembly
+from wsca_jax import config as configs
+
+SMALL = (
+    "--config.data.options.size=16",
+    "--config.data.images.size=16",
+    "--config.data.options.train_images=24",
+    "--config.data.options.validation_images=12",
+    "--config.train.batch_size=8",
+    "--config.evaluation.batch_size=8",
+    "--config.data.text.length=9",
+)
+
+
+def load(*overrides):
+    return configs.load("configs/scenes.py:tiny", [*SMALL, *overrides])
+
+
+def batches(config):
+    """(training batches, evaluation batches) of Scenes."""
+    train = assembly.train_batches(config, assembly.open_source(config, "train"), 0)
+    validation = assembly.eval_batches(config, assembly.open_source(config, "validation"))
+    return list(islice(train, 2)), list(validation)
+
+
+@pytest.mark.parametrize("captions", ["none", "source", "phrases"])
+@pytest.mark.parametrize("asked", ["false", "true"])
+def test_batches_are_what_the_spec_announces(captions, asked):
+    config = load(f"--config.data.text.captions={captions}", f"--config.evaluation.captions={asked}")
+    spec = assembly.batch_spec(config, assembly.data_schema(config), 8)
+    train, validation = batches(config)
+    for batch in (*train, *validation):
+        assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch) == spec
+    if captions == "none":
+        assert spec.tokens is None
+        return
+    assert spec.tokens.shape == (8, 9)
+    assert all(batch.tokens.any(1).all() for batch in train)
+    padding = np.concatenate([batch.weight == 0 for batch in validation])
+    told = np.concatenate([batch.tokens.any(1) for batch in validation])
+    np.testing.assert_array_equal(told, ~padding if asked == "true" else np.zeros_like(told))
+
+
+def test_a_recorded_run_reads_the_same_tokens_again():
+    config = load("--config.data.text.captions=source", "--config.weak_labels.known_fraction=0.5")
+    again = configs.from_json(configs.to_json(config), "run.json")
+    for one, other in zip(batches(config)[0], batches(again)[0], strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+
+
+def test_captions_that_do_not_exist_are_refused_at_once():
+    config = load("--config.data.text.captions=own")
+    with pytest.raises(DataError, match="expected one of none, source, phrases"):
+        assembly.batch_spec(config, assembly.data_schema(config), 8)

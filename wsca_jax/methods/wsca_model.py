@@ -1,0 +1,119 @@
+"""The WSCA method's model, from the `model` section of a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from input_pipeline.schema import AttributeSchema
+from input_pipeline.text import Text
+from wsca_jax.models.alignment import Alignment
+from wsca_jax.models.cross_modal import CrossModalEncoder
+from wsca_jax.models.decomposer import HierarchicalDecomposer
+from wsca_jax.models.frequency import FrequencyBranch
+from wsca_jax.models.fusion import GatedFusion
+from wsca_jax.models.heads import GroupHeads
+from wsca_jax.models.resnet import ResNet
+from wsca_jax.models.router import PseudoLabelRouter
+from wsca_jax.models.text import TextTower
+from wsca_jax.models.tokens import VisualTokens
+from wsca_jax.models.wsca import WSCA
+
+# The optional modules. A section set to None leaves its module out, and with it the loss terms that read it.
+OPTIONAL = ("frequency", "encoder", "text", "router", "decomposer", "alignment")
+
+
+def default_config() -> dict[str, Any]:
+    """The `model` section, with every key there is: a module's section holds the module's own fields."""
+    return {
+        "dtype": "bfloat16",
+        "hidden_size": 768,
+        "attr_dim": 128,
+        "token_stage": "c5",
+        "linear_path": True,
+        "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
+        "trunk": fields(ResNet),
+        "tokens": fields(VisualTokens),
+        "heads": fields(GroupHeads),
+        "frequency": fields(FrequencyBranch),
+        "fusion": fields(GatedFusion),
+        "encoder": fields(CrossModalEncoder),
+        "text": fields(TextTower),
+        "router": fields(PseudoLabelRouter),
+        "decomposer": fields(HierarchicalDecomposer),
+        "alignment": fields(Alignment),
+        "phrase_prototypes": False,  # alignment's prototypes from phrases, through the text tower
+    }
+
+
+def fields(module: type[nn.Module]) -> dict[str, Any]:
+    """A module's settings and their defaults, but for what the model decides for all of its modules."""
+    shared = {"parent", "name", "dtype", "lowering", "text"}
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(module)
+        if field.name not in shared and field.default is not dataclasses.MISSING
+    }
+
+
+def build_model(config: ConfigDict, schema: AttributeSchema, text: Text) -> WSCA:
+    """Builds trunk, tokens, heads and the modules whose section is not None.
+
+    Args:
+      config: the `model` section.
+      schema: what is predicted.
+      text: how captions become token ids. Without captions there is no text tower, whatever its section says.
+
+    Raises:
+      TypeError, ValueError: for a field or a value that a module does not take.
+    """
+    common = {"dtype": jnp.dtype(config.dtype)}
+    width, branch, groups = config.hidden_size, config.attr_dim, schema.num_groups
+    attributes = schema.num_attributes
+    frequency = config.frequency
+    return WSCA(
+        trunk=ResNet(**config.trunk, **common),
+        tokens=VisualTokens(width, **config.tokens, **common),
+        heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common),
+        token_stage=config.token_stage,
+        linear_path=config.linear_path,
+        frequency=_optional(frequency, FrequencyBranch, groups, width, **common),
+        fusion=None if frequency is None else GatedFusion(width, **config.fusion, **common),
+        encoder=_optional(
+            config.encoder, CrossModalEncoder, groups, width, branch, text=_text_tower(config, text), **common
+        ),
+        router=_optional(config.router, PseudoLabelRouter, attributes, width, **common),
+        decomposer=_optional(config.decomposer, HierarchicalDecomposer, groups, branch, width, **common),
+        alignment=_optional(config.alignment, Alignment, attributes, branch, **common),
+        phrases=_phrases(config, schema, text),
+    )
+
+
+def _text_tower(config: ConfigDict, text: Text) -> TextTower | None:
+    if config.text is None or text.options.columns is None:
+        return None
+    options = text.options
+    return TextTower(
+        options.vocabulary, options.length, config.hidden_size, **config.text, dtype=jnp.dtype(config.dtype)
+    )
+
+
+def _phrases(config: ConfigDict, schema: AttributeSchema, text: Text) -> tuple[tuple[int, ...], ...] | None:
+    if not config.phrase_prototypes or config.alignment is None:
+        return None
+    if config.encoder is None or _text_tower(config, text) is None:
+        raise ValueError(
+            "model.phrase_prototypes needs the text tower: set data.text.captions to source or phrases, and "
+            "leave model.encoder and model.text in"
+        )
+    return tuple(tuple(row) for row in text.encode_phrases(schema).tolist())
+
+
+def _optional(
+    section: ConfigDict | None, module: type[nn.Module], *sizes: int, **shared: Any
+) -> nn.Module | None:
+    return None if section is None else module(*sizes, **section, **shared)

@@ -1,0 +1,235 @@
+"""The WSCA method's loss terms.
+
+The lines with `Term(...)` are the one place where the names of outputs meet the arguments of losses. A term
+exists where the module it reads does, and is computed where its weight is not 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from input_pipeline.batch import AttributeBatch
+from input_pipeline.schema import AttributeSchema
+from wsca_jax.losses import (
+    alignment,
+    classification,
+    disentanglement,
+    frequency,
+    hierarchy,
+    pseudo_labels,
+    routing,
+)
+from wsca_jax.losses.balancing import Balancing
+from wsca_jax.losses.composite import Term
+from wsca_jax.models.wsca import WSCA
+
+# How `loss.classification` scores logits against known labels; each takes the section of its own name.
+CLASSIFICATION_LOSSES: Mapping[str, Callable[..., Array]] = {
+    "binary_cross_entropy": classification.binary_cross_entropy,
+    "focal": classification.focal,
+    "asymmetric": classification.asymmetric,
+}
+
+# Rows of the random projections that disentanglement correlates groups by.
+PROJECTION_WIDTH = 8
+
+
+def default_config() -> dict[str, Any]:
+    """The `loss` section, with every key there is: a loss's section holds its keyword arguments."""
+    return {
+        "classification": "binary_cross_entropy",
+        "binary_cross_entropy": {},
+        "focal": {"gamma": 2.0, "alpha": placeholder(float)},
+        "asymmetric": settings(classification.asymmetric),
+        "held_out": settings(pseudo_labels.held_out),  # known entries that teach the router's quality alone
+        "accept": settings(pseudo_labels.accept),  # unknown entries that take their pseudo label
+        "mavd": settings(routing.router_loss),
+        "hierarchy": settings(hierarchy.hierarchy),
+        "frequency": settings(frequency.decoupling),
+        "cmdl": settings(disentanglement.cmdl),
+        "cal": settings(alignment.cal),
+        "balancing": settings(Balancing),
+        "weights": {
+            "classification": 1.0,
+            "pseudo": 1.0,
+            "cal": 0.1,
+            "mavd": 0.2,
+            "hierarchy": 0.1,
+            "frequency": 0.05,
+            "cmdl": 0.1,
+            "graph": 0.01,
+        },
+    }
+
+
+def settings(function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a function that have a default, and it, but for optional arrays (None)."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
+
+
+def build_terms(config: ConfigDict, schema: AttributeSchema, model: WSCA) -> list[Term]:
+    """Every loss term that this model has. Raises ValueError for a loss that does not exist."""
+    fitted = functools.partial(fitted_entries, **config.held_out) if _holds_out(config, model) else _known
+    terms = [_classification(config, fitted)]
+    if model.frequency is not None:
+        terms.append(_frequency(config))
+    if model.router is not None:
+        terms += [_mavd(config, fitted), _pseudo(config)]
+    if model.decomposer is not None:
+        terms += [_hierarchy(config), _graph(config)]
+    if model.encoder is not None or model.decomposer is not None:
+        terms.append(_cmdl(config))
+    if model.alignment is not None:
+        terms.append(_cal(config, schema, fitted))
+    return terms
+
+
+Entries = Callable[[AttributeBatch], Bool[Array, "B A"]]
+
+
+def _known(batch: AttributeBatch) -> Bool[Array, "B A"]:
+    return jnp.asarray(batch.known)
+
+
+def fitted_entries(batch: AttributeBatch, *, fraction: float, seed: int) -> Bool[Array, "B A"]:
+    """The known entries that losses may fit; the rest of the known ones is held out to judge pseudo labels.
+
+    In evaluation, too, the losses are those of the fitted entries. Metrics see all of them.
+    """
+    index, known = jnp.asarray(batch.index), jnp.asarray(batch.known)
+    return known & ~pseudo_labels.held_out(index, known.shape[1], fraction, seed)
+
+
+def _holds_out(config: ConfigDict, model: WSCA) -> bool:
+    return model.router is not None and config.weights.mavd != 0
+
+
+def _classification(config: ConfigDict, fitted: Entries) -> Term:
+    if config.classification not in CLASSIFICATION_LOSSES:
+        known = ", ".join(CLASSIFICATION_LOSSES)
+        raise ValueError(f"loss.classification is {config.classification!r}; expected one of {known}")
+    score = functools.partial(
+        CLASSIFICATION_LOSSES[config.classification], **config[config.classification].to_dict()
+    )
+    return Term(
+        "classification",
+        lambda outputs, batch, step: score(outputs.logits, batch.labels, fitted(batch), batch.weight),
+        weight=config.weights.classification,
+        count=lambda batch: classification.count(fitted(batch), jnp.asarray(batch.weight)),
+    )
+
+
+def _frequency(config: ConfigDict) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        found = outputs.frequency
+        return frequency.decoupling(found.low_features, found.high_features, batch.weight, **config.frequency)
+
+    return Term("frequency", fn, weight=config.weights.frequency)
+
+
+def _mavd(config: ConfigDict, fitted: Entries) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        found = outputs.routing
+        return routing.router_loss(
+            found.votes,
+            found.quality,
+            found.probabilities,
+            batch.labels,
+            batch.known,
+            ~fitted(batch),
+            batch.weight,
+            **config.mavd,
+        )
+
+    return Term("mavd", fn, weight=config.weights.mavd)
+
+
+def _pseudo(config: ConfigDict) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        if outputs.pseudo is None:  # evaluation: nothing is unknown there
+            return jnp.zeros(())
+        return pseudo_labels.pseudo_label_loss(
+            outputs.logits,
+            outputs.pseudo.probability,
+            outputs.pseudo.quality,
+            accepted_entries(config, outputs, batch, step),
+            batch.weight,
+        )
+
+    # The loss is a mean over all entries, accepted or not.
+    return Term("pseudo", fn, weight=config.weights.pseudo, count=lambda batch: jnp.sum(batch.weight))
+
+
+def accepted_entries(config: ConfigDict, outputs: Any, batch: Any, step: Array) -> Bool[Array, "B A"]:
+    """The unknown entries that take their pseudo label at this step; needs `outputs.pseudo`."""
+    return pseudo_labels.accept(
+        outputs.pseudo.probability,
+        outputs.pseudo.quality,
+        batch.labels,
+        batch.known,
+        batch.weight,
+        step,
+        **config.accept,
+    )
+
+
+def _hierarchy(config: ConfigDict) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        levels = outputs.decomposition.levels
+        return hierarchy.hierarchy(
+            [level.features for level in levels],
+            [level.bottom_up for level in levels],
+            [level.children for level in levels],
+            [level.residual for level in levels],
+            batch.weight,
+            **config.hierarchy,
+        )
+
+    return Term("hierarchy", fn, weight=config.weights.hierarchy)
+
+
+def _graph(config: ConfigDict) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        return hierarchy.graph(outputs.decomposition.edges, batch.weight)
+
+    return Term("graph", fn, weight=config.weights.graph)
+
+
+def _cmdl(config: ConfigDict) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        _, groups, dim = outputs.groups.shape
+        key = jax.random.fold_in(jax.random.key(0), step)  # other directions at every step
+        projection = disentanglement.projections(key, groups, dim, min(PROJECTION_WIDTH, dim))
+        return disentanglement.cmdl(outputs.groups, batch.weight, projection, **config.cmdl)
+
+    return Term("cmdl", fn, weight=config.weights.cmdl)
+
+
+def _cal(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
+    def fn(outputs: Any, batch: Any, step: Array) -> Array:
+        pseudo: dict[str, Any] = {}
+        if outputs.pseudo is not None and config.weights.pseudo != 0:
+            accepted = accepted_entries(config, outputs, batch, step)
+            pseudo = {"probability": outputs.pseudo.probability, "accepted": accepted}
+        return alignment.cal(
+            outputs.groups,
+            batch.labels,
+            fitted(batch),
+            batch.weight,
+            group_of=schema.group_of,
+            **outputs.alignment._asdict(),
+            **pseudo,
+            **config.cal,
+        )
+
+    return Term("cal", fn, weight=config.weights.cal)
