@@ -37,17 +37,18 @@ class Evaluator:
         """Measures the state on the whole split.
 
         Returns:
-          (results, {"loss/<term>": mean}).
+          (results, {"loss/<term>": mean, "<gauge>": figure}).
         """
         found = engine.run(
             self._compiled,
             state.evaluation_variables,
             assembly.eval_batches(self._run.config, self._source),
+            method=self._run.method,
             layout=self._run.layout,
             step=state.updates,
         )
         losses = {f"loss/{name}": loss.mean for name, loss in found.losses.items()}
-        return compute(found.predictions, self._source.schema), losses
+        return compute(found.predictions, self._source.schema), losses | found.gauges
 
 
 def evaluate(

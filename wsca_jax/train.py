@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -262,9 +262,12 @@ class Watch:
         self._tools.writer.write(number, "validation", results.scalars() | losses)
         self._tools.progress.note(
             f"step {number}: validation mAP {overall.mAP:.4f} (chance {overall.chance_mAP:.4f}), "
-            f"accuracy {overall.accuracy:.4f}, loss {sum(losses.values()):.4f}"
+            f"accuracy {overall.accuracy:.4f}, loss {self._weighed(losses):.4f}"
         )
         return results
+
+    def _weighed(self, losses: Mapping[str, float]) -> float:
+        return sum(term.weight * losses[f"loss/{term.name}"] for term in self._run.method.terms)
 
     def save(self, state: TrainState, results: Results | None) -> None:
         self.catch_up()
@@ -284,7 +287,7 @@ class Watch:
 
     def _log(self, number: int, step: StepReport) -> None:
         values = {f"loss/{name}": value for name, value in step.terms.items()}
-        values |= {f"weight/{name}": value for name, value in step.weights.items()}
+        values |= {f"weight/{name}": value for name, value in step.weights.items()} | dict(step.gauges)
         scalars = ("loss", "grad_norm", "learning_rate", "skipped")
         values |= {name: getattr(step, name) for name in scalars}
         rate = self._tools.progress.images_per_second

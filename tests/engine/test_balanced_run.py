@@ -154,7 +154,9 @@ def test_evaluation_neither_weighs_nor_advances(balancing):
         variables = run.state.evaluation_variables
         compiled = evaluate.compile_eval_step(method, run.layout, variables)
         batches = [make_batch(number) for number in (0, 1)]
-        found.append(evaluate.run(compiled, variables, batches, layout=run.layout, step=5).losses)
+        found.append(
+            evaluate.run(compiled, variables, batches, method=run.method, layout=run.layout, step=5).losses
+        )
     assert found[0] == found[1]
     assert_bit_equal(run.host(), before)
 

@@ -30,7 +30,7 @@ def batches(size, examples=40):
 def evaluated(run, size, step=0):
     variables = run.state.evaluation_variables
     compiled = evaluate.compile_eval_step(run.method, run.layout, variables)
-    return evaluate.run(compiled, variables, batches(size), layout=run.layout, step=step)
+    return evaluate.run(compiled, variables, batches(size), method=run.method, layout=run.layout, step=step)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_a_skipped_example_keeps_its_row_and_enters_no_loss(run):
             yield batch._replace(image=np.where(gone, 255, batch.image).astype(np.uint8))
 
     compiled = evaluate.compile_eval_step(run.method, run.layout, run.state.ema)
-    other = evaluate.run(compiled, run.state.ema, changed(), layout=run.layout, step=0)
+    other = evaluate.run(compiled, run.state.ema, changed(), method=run.method, layout=run.layout, step=0)
     assert other.losses == evaluated(run, size=16).losses
     assert not np.array_equal(other.predictions.logits[13], rows.logits[13])
 
@@ -136,7 +136,9 @@ def test_one_trace_for_all_batches():
     compiled = evaluate.compile_eval_step(run.method, run.layout, run.state.variables)
     traces.clear()
     for step in (0, 5):
-        evaluate.run(compiled, run.state.variables, batches(16), layout=run.layout, step=step)
+        evaluate.run(
+            compiled, run.state.variables, batches(16), method=run.method, layout=run.layout, step=step
+        )
     assert traces == [None]  # and no key: nothing is augmented
 
 
@@ -153,4 +155,4 @@ def test_logits_are_float32_whatever_the_model_computes_in():
 def test_nothing_to_evaluate(run):
     compiled = evaluate.compile_eval_step(run.method, run.layout, run.state.ema)
     with pytest.raises(WscaError, match="the split has no examples"):
-        evaluate.run(compiled, run.state.ema, [], layout=run.layout, step=0)
+        evaluate.run(compiled, run.state.ema, [], method=run.method, layout=run.layout, step=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,10 +47,12 @@ class Evaluation(NamedTuple):
       predictions: one row for each example; padding is gone, skipped examples keep their row at weight 0.
       losses: {term name: its sum and count}, before weights. Terms that count their entries are exact; those
         between the examples of a batch depend on how the examples fell into batches.
+      gauges: {name: figure} of the method's gauges.
     """
 
     predictions: Predictions
     losses: dict[str, LossSum]
+    gauges: dict[str, float]
 
 
 class EvalReport(NamedTuple):
@@ -59,6 +61,7 @@ class EvalReport(NamedTuple):
     rows: Predictions
     totals: dict[str, Scalar]
     counts: dict[str, Scalar]
+    measured: Mapping[str, Array]
 
 
 def eval_step(
@@ -82,7 +85,8 @@ def eval_step(
         counts[term.name] = jnp.asarray(count, jnp.float32)
         totals[term.name] = term.fn(outputs, prepared, step) * counts[term.name]
     logits = outputs.logits.astype(jnp.float32)
-    return EvalReport(Predictions(logits, *batch[1:5]), totals, counts)
+    measured = method.gauges.measure(outputs, prepared, step)
+    return EvalReport(Predictions(logits, *batch[1:5]), totals, counts, measured)
 
 
 CompiledEval = Callable[[Variables, AttributeBatch, Any], EvalReport]
@@ -102,6 +106,7 @@ def run(
     variables: Variables,
     batches: Iterable[AttributeBatch],
     *,
+    method: Method,
     layout: Layout,
     step: Int32[Array, ""] | int,
 ) -> Evaluation:
@@ -111,6 +116,7 @@ def run(
       compiled: from `compile_eval_step`; compiled once for all batches of one shape.
       variables: `TrainState.evaluation_variables`.
       batches: this process's rows of each global batch, all of one shape, padded with rows of index -1.
+      method: the one that was compiled; its gauges are read.
       layout: where the arrays live.
       step: optimiser steps taken.
 
@@ -118,15 +124,18 @@ def run(
       WscaError: there are no batches, or they do not divide over the devices.
     """
     step = jax.device_put(np.int32(step), layout.replicated)
-    parts, sums = [], collections.defaultdict(list)
+    parts, sums, measured = [], collections.defaultdict(list), []
     for report in _one_behind(compiled(variables, layout.put_batch(batch), step) for batch in batches):
         host = jax.device_get(report)
         parts.append(_without_padding(host.rows))
+        measured.append(host.measured)
         for name in host.totals:
             sums[name].append((host.totals[name], host.counts[name]))
     if not parts:
         raise WscaError("nothing to evaluate: the split has no examples")
-    return Evaluation(merge(parts), {name: _sum(values) for name, values in sums.items()})
+    whole = jax.tree.map(lambda *values: np.sum(np.stack(values), axis=0), *measured)
+    gauges = {name: float(value) for name, value in method.gauges.summarise(whole).items()}
+    return Evaluation(merge(parts), {name: _sum(values) for name, values in sums.items()}, gauges)
 
 
 def _one_behind(reports: Iterable[EvalReport]) -> Iterable[EvalReport]:

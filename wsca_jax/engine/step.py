@@ -30,6 +30,7 @@ class StepReport(NamedTuple):
       loss: what was trained: the weighted sum of the terms, and any penalty of balancing them.
       terms: {term name: raw mean}.
       weights: {term name: its factor in the loss, in this step}.
+      gauges: {name: figure} of the method's gauges.
       grad_norm: global norm of the trained parameters' gradients, before clipping.
       learning_rate: of this step.
       finite: whether the step was taken; otherwise the state was left as it was.
@@ -41,6 +42,7 @@ class StepReport(NamedTuple):
     loss: Scalar
     terms: Mapping[str, Scalar]
     weights: Mapping[str, Scalar]
+    gauges: Mapping[str, Scalar]
     grad_norm: Scalar
     learning_rate: Scalar
     finite: Bool[Array, ""]
@@ -54,6 +56,7 @@ class _Pass(NamedTuple):
 
     gradients: Tree
     combined: composite.Combined
+    measured: Mapping[str, Array]
     batch_stats: Tree
 
 
@@ -105,6 +108,7 @@ def train_step(
         loss=passed.combined.total,
         terms=passed.combined.terms,
         weights=passed.combined.weights,
+        gauges=method.gauges.summarise(passed.measured),
         grad_norm=grad_norm,
         learning_rate=jnp.asarray(optimizer.schedule(state.updates), jnp.float32),
         finite=finite,
@@ -180,19 +184,21 @@ def _differentiate(
     microbatches = _microbatches(batch, accumulate, layout)
     shares = composite.microbatch_shares(method.terms, microbatches)
 
-    def body(carry: tuple[Tree, Tree], xs: Any) -> tuple[tuple[Tree, Tree], composite.Combined]:
+    def body(carry: tuple[Tree, Tree], xs: Any) -> tuple[tuple[Tree, Tree], tuple[composite.Combined, Any]]:
         gradients, batch_stats = carry
         number, part, share = xs
         rngs = {name: jax.random.fold_in(key, number) for name, key in keys.items()}
         here = dataclasses.replace(state, batch_stats=batch_stats)
         passed = _pass(here, part, method, optimizer, layout, rngs, share)
-        return (jax.tree.map(jnp.add, gradients, passed.gradients), passed.batch_stats), passed.combined
+        carry = (jax.tree.map(jnp.add, gradients, passed.gradients), passed.batch_stats)
+        return carry, (passed.combined, passed.measured)
 
     trained, _ = optimizer.split(state.params)
     start = (layout.scatter(jax.tree.map(jnp.zeros_like, trained)), state.batch_stats)
     xs = (jnp.arange(accumulate), microbatches, shares)
-    (gradients, batch_stats), parts = jax.lax.scan(body, start, xs)
-    return _Pass(gradients, composite.whole(parts, state.loss_state, method.balancing), batch_stats)
+    (gradients, batch_stats), (parts, measured) = jax.lax.scan(body, start, xs)
+    combined = composite.whole(parts, state.loss_state, method.balancing)
+    return _Pass(gradients, combined, jax.tree.map(lambda x: x.sum(0), measured), batch_stats)
 
 
 def _pass(
@@ -208,7 +214,7 @@ def _pass(
     batch = method.augment(batch, rngs["augment"])
     model_rngs = {name: rngs[name] for name in method.rng_names}
 
-    def loss(trained: Tree) -> tuple[Scalar, tuple[composite.Combined, Tree]]:
+    def loss(trained: Tree) -> tuple[Scalar, tuple[composite.Combined, Mapping[str, Array], Tree]]:
         params = layout.gather(merge(trained, frozen))
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, batch_stats = method.forward(
@@ -217,10 +223,11 @@ def _pass(
         combined = composite.combine(
             method.terms, state.loss_state, outputs, batch, state.updates, shares, method.balancing
         )
-        return combined.total, (combined, batch_stats)
+        measured = method.gauges.measure(outputs, batch, state.updates)
+        return combined.total, (combined, measured, batch_stats)
 
-    gradients, (combined, batch_stats) = jax.grad(loss, has_aux=True)(trained)
-    return _Pass(layout.scatter(gradients), combined, batch_stats)
+    gradients, (combined, measured, batch_stats) = jax.grad(loss, has_aux=True)(trained)
+    return _Pass(layout.scatter(gradients), combined, measured, batch_stats)
 
 
 def _microbatches(batch: AttributeBatch, count: int, layout: Layout) -> AttributeBatch:

@@ -43,6 +43,22 @@ class Forward(Protocol):
     ) -> tuple[Any, Any]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Gauges:
+    """Figures that are watched and not trained.
+
+    Attributes:
+      measure: (outputs, batch, step) -> a dict of float32 arrays whose sums over batches mean something.
+      summarise: such sums -> {name: scalar}, for the logs.
+    """
+
+    measure: Callable[[Any, AttributeBatch, Array], Mapping[str, Array]]
+    summarise: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+NO_GAUGES = Gauges(measure=lambda outputs, batch, step: {}, summarise=lambda sums: {})
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
     """A model, its loss terms, and how a batch passes through them. Compared and hashed by identity.
@@ -59,6 +75,7 @@ class Method:
       frozen: regular expressions over parameter paths ("trunk/.*") that are not trained.
       pretrained: replaces initial variables by loaded ones, on the host, once as a run begins; or None.
       balancing: how the terms' weights change while a run goes on.
+      gauges: what is logged beside the losses, in training and in evaluation.
     """
 
     name: str
@@ -71,6 +88,7 @@ class Method:
     frozen: tuple[str, ...] = ()
     pretrained: Callable[[Variables], Variables] | None = None
     balancing: Balancing = FIXED
+    gauges: Gauges = NO_GAUGES
 
     def init(self, rng: jax.Array, batch: AttributeBatch) -> Variables:
         """Initial variables ("params", "batch_stats") for batches of this shape."""

@@ -19,7 +19,7 @@ from wsca_jax import augment
 from wsca_jax.losses import composite
 from wsca_jax.losses.balancing import Balancing, balanced
 from wsca_jax.losses.composite import Term
-from wsca_jax.methods import wsca_model, wsca_terms
+from wsca_jax.methods import wsca_gauges, wsca_model, wsca_terms
 from wsca_jax.methods.base import Method, Variables
 from wsca_jax.models.pretrained import load_resnet
 from wsca_jax.models.wsca import WSCA, Outputs
@@ -66,6 +66,7 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
         if config.model.pretrained
         else None,
         balancing=balancing,
+        gauges=wsca_gauges.build_gauges(config.loss, model, wsca_terms.entries_to_fit(config.loss, model)),
     )
 
 

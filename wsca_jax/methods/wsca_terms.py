@@ -79,7 +79,7 @@ def settings(function: Callable[..., Any]) -> dict[str, Any]:
 
 def build_terms(config: ConfigDict, schema: AttributeSchema, model: WSCA) -> list[Term]:
     """Every loss term that this model has. Raises ValueError for a loss that does not exist."""
-    fitted = functools.partial(fitted_entries, **config.held_out) if _holds_out(config, model) else _known
+    fitted = entries_to_fit(config, model)
     terms = [_classification(config, fitted)]
     if model.frequency is not None:
         terms.append(_frequency(config))
@@ -97,6 +97,12 @@ def build_terms(config: ConfigDict, schema: AttributeSchema, model: WSCA) -> lis
 Entries = Callable[[AttributeBatch], Bool[Array, "B A"]]
 
 
+def entries_to_fit(config: ConfigDict, model: WSCA) -> Entries:
+    """Which known entries losses may fit: all of them, unless some are held out to judge pseudo labels."""
+    holds_out = model.router is not None and config.weights.mavd != 0
+    return functools.partial(fitted_entries, **config.held_out) if holds_out else _known
+
+
 def _known(batch: AttributeBatch) -> Bool[Array, "B A"]:
     return jnp.asarray(batch.known)
 
@@ -108,10 +114,6 @@ def fitted_entries(batch: AttributeBatch, *, fraction: float, seed: int) -> Bool
     """
     index, known = jnp.asarray(batch.index), jnp.asarray(batch.known)
     return known & ~pseudo_labels.held_out(index, known.shape[1], fraction, seed)
-
-
-def _holds_out(config: ConfigDict, model: WSCA) -> bool:
-    return model.router is not None and config.weights.mavd != 0
 
 
 def _classification(config: ConfigDict, fitted: Entries) -> Term:

@@ -1,0 +1,66 @@
+"""The figures that are watched, by hand."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_model import build, make_batch
+
+from wsca_jax.methods.wsca_gauges import summarise
+
+
+def outputs_of(votes, quality, probabilities, pseudo=None, edges=None):
+    routing = types.SimpleNamespace(votes=votes, quality=quality, probabilities=probabilities)
+    decomposition = types.SimpleNamespace(edges=edges)
+    return types.SimpleNamespace(routing=routing, decomposition=decomposition, pseudo=pseudo)
+
+
+def test_votes_routing_and_graph_by_hand():
+    method = build(without=("frequency", "alignment"))
+    attributes, groups = method.schema.num_attributes, method.schema.num_groups
+    batch = make_batch(method, rows=4, known=1.0)._replace(weight=np.array([1, 1, 1, 0], np.float32))
+    right = np.zeros((4, attributes), bool)
+    right[:, : attributes // 4] = True  # a quarter of the votes is right
+    votes = np.where((batch.labels > 0) == right, 1.0, -1.0).astype(np.float32)
+    quality = np.where(right, 3.0, -3.0).astype(np.float32)
+    probabilities = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    edges = np.full((4, groups, groups), 0.25, np.float32)
+    found = method.gauges.measure(outputs_of(votes, quality, probabilities, edges=edges), batch, jnp.int32(9))
+    figures = {name: float(value) for name, value in summarise(found).items()}
+    sure = 1 / (1 + np.exp(-3.0))
+    assert figures["vote_accuracy"] == pytest.approx(0.25)
+    assert figures["confident_fraction"] == pytest.approx(0.25)
+    assert figures["confident_accuracy"] == pytest.approx(1.0)
+    assert figures["quality_ece"] == pytest.approx(1 - sure, rel=1e-4)
+    assert figures["routing_largest_load"] == pytest.approx(2 / 3)
+    assert figures["routing_entropy"] == pytest.approx(0, abs=1e-6)
+    assert figures["graph_edge"] == pytest.approx(0.25)
+
+
+def test_sums_of_two_batches_give_the_figures_of_both():
+    method = build(without=("frequency", "alignment", "decomposer"))
+    rng = np.random.default_rng(0)
+
+    def measured(rows, seed):
+        batch = make_batch(method, rows=rows, known=1.0, seed=seed)
+        shape = batch.labels.shape
+        probabilities = rng.dirichlet(np.ones(3), rows).astype(np.float32)
+        votes, quality = rng.normal(size=(2, *shape)).astype(np.float32)
+        return outputs_of(votes, quality, probabilities), batch
+
+    (a, batch_a), (b, batch_b) = measured(3, 0), measured(5, 1)
+    joined = outputs_of(
+        *(
+            np.concatenate([getattr(x.routing, n) for x in (a, b)])
+            for n in ("votes", "quality", "probabilities")
+        )
+    )
+    both = type(batch_a)(
+        *(None if x is None else np.concatenate([x, y]) for x, y in zip(batch_a, batch_b, strict=True))
+    )
+    whole = method.gauges.measure(joined, both, jnp.int32(0))
+    first, second = (method.gauges.measure(*pair, jnp.int32(0)) for pair in ((a, batch_a), (b, batch_b)))
+    assert whole.keys() == first.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(value, first[name] + second[name], rtol=1e-5)
