@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 _CACHE = Path(__file__).resolve().parent.parent / ".jax_cache"
-_DEVICES = "--xla_force_host_platform_device_count=8"
+# Tests compile much and run little: the code XLA makes need not be the fastest.
+_DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
