@@ -8,7 +8,7 @@ small: ResNet-18 from scratch, 64 px, 15 epochs. Last step, validation, mean of 
     all labels: mAP 0.656 (0.663, 0.653, 0.651), mean accuracy 0.885 (0.887, 0.884, 0.884); chance mAP 0.232
     10 % of the labels: mAP 0.541 (0.542, 0.536, 0.543), mean accuracy 0.859 (0.858, 0.858, 0.861)
     cost: 7 minutes on 2 CPU cores, at the 260 images a second seen while nothing else ran
-modules: the same with every module; not measured yet.
+modules: the same with every module; its worth is not measured yet. A step takes 2.4 times small's on 2 cores.
 full: ResNet-50, 224 px, 30 epochs, bfloat16, for an accelerator. Not measured yet.
 
 The figures are of a subset: 7,025 training and 995 validation images of 89x109 pixels, identities apart, all
@@ -16,9 +16,6 @@ of them from the official training partition. They do not compare with published
 """
 
 from ml_collections import ConfigDict
-
-# What the baseline, trunk and heads, is without.
-MODULES = ("frequency", "encoder", "text", "router", "decomposer", "alignment")
 
 
 def get_config(variant: str = "small") -> ConfigDict:
@@ -34,7 +31,6 @@ def small(config: ConfigDict) -> None:
     """A laptop. The random crop is mild: hats, neckties and earrings lie at the edge of the image."""
     config.data.images = {"size": 64, "crop_scale": (0.75, 1.0), "crop_ratio": (0.9, 1.1)}
     config.model = {"hidden_size": 256, "dtype": "float32", "trunk": {"depth": 18}}
-    config.model.update(dict.fromkeys(MODULES))
     config.augment = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.0}
     config.optimizer = {
         "learning_rate": 2e-3,
@@ -49,7 +45,6 @@ def full(config: ConfigDict) -> None:
     """An accelerator; with torchvision or timm weights, --config.model.pretrained=resnet50.safetensors."""
     config.data.images = {"size": 224, "crop_scale": (0.75, 1.0), "crop_ratio": (0.9, 1.1)}
     config.data.threads = 16
-    config.model = dict.fromkeys(MODULES)
     config.optimizer = {
         "learning_rate": 1e-3,
         "weight_decay": 0.05,

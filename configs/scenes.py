@@ -5,9 +5,6 @@ wsca train --config configs/scenes.py:quickstart --workdir runs/scenes
 
 from ml_collections import ConfigDict
 
-# What the baseline, trunk and heads, is without.
-MODULES = ("frequency", "encoder", "text", "router", "decomposer", "alignment")
-
 
 def get_config(variant: str = "quickstart") -> ConfigDict:
     if variant not in VARIANTS:
@@ -16,7 +13,6 @@ def get_config(variant: str = "quickstart") -> ConfigDict:
     config.data = {"name": "scenes", "images": {"size": 64}, "options": {"size": 64}}
     config.model = {"hidden_size": 256, "attr_dim": 128, "dtype": "float32"}
     config.model.trunk = {"depth": 18, "width": 32}
-    config.model.update(dict.fromkeys(MODULES))
     config.augment = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
     config.optimizer = {
         "learning_rate": 2e-3,

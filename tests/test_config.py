@@ -112,6 +112,30 @@ def test_difference_shows_what_changes_meaning_and_nothing_else():
     assert config_lib.difference(stored, given) == ["seed: 0 -> 3"]
 
 
-@pytest.mark.parametrize("spec", ["configs/scenes.py:quickstart", "configs/celeba.py:small"])
+def test_a_module_is_left_out_until_it_is_asked_for():
+    assert config_lib.load(SCENES).model.router is None
+    on = config_lib.load(SCENES, ["--config.model.router=default", "--config.model.router.experts=5"])
+    assert on.model.router.experts == 5
+    assert on.model.router.clusters > 0
+    again = config_lib.from_json(config_lib.to_json(on), "run.json")
+    assert config_lib.difference(on, again) == []
+    off = config_lib.load("configs/celeba.py:modules", ["--config.model.router=None"])
+    assert off.model.router is None
+    assert off.model.encoder.depth == 2
+    record = config_lib.to_json(config_lib.load(SCENES))
+    del record["model"]["router"]  # as a run was recorded before there was one
+    assert config_lib.from_json(record, "run.json").model.router is None
+
+
+def test_a_module_s_section_takes_none_default_or_its_own_keys():
+    with pytest.raises(ConfigError, match=r"expected --config.model.router=None or default, found '3'"):
+        config_lib.load(SCENES, ["--config.model.router=3"])
+    with pytest.raises(ConfigError, match=r"model\.router"):
+        config_lib.load(SCENES, ["--config.model.router=default", "--config.model.router.expert=5"])
+
+
+@pytest.mark.parametrize(
+    "spec", ["configs/scenes.py:quickstart", "configs/celeba.py:small", "configs/celeba.py:modules"]
+)
 def test_shipped_configs_resolve(spec):
     assert config_lib.load(spec).is_locked

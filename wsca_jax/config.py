@@ -169,9 +169,8 @@ def _apply_sections(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
         if value not in ("None", "default"):
             raise ConfigError(f"{key} is a section; expected --config.{key}=None or default, found {value!r}")
         section, _, name = key.rpartition(".")
-        default = defaults(config.method, config.data.name)[section][name]
         with config.unlocked():
-            config[section][name] = None if value == "None" else default
+            config[section][name] = None if value == "None" else ConfigDict(optional[key])
     return rest
 
 
@@ -211,17 +210,18 @@ def _check_choice(name: Any, table: Iterable[str], where: str) -> None:
 
 
 def _merge(
-    config: ConfigDict, chosen: Mapping[str, Any], origin: str, optional: Sequence[str], prefix: str = ""
+    config: ConfigDict, chosen: Mapping[str, Any], origin: str, optional: Mapping[str, Any], prefix: str = ""
 ) -> None:
-    """Writes what was chosen over the defaults; only the `optional` sections may be None."""
+    """Writes what was chosen over the defaults; of the `optional` sections, over their own where not None."""
     for key, value in chosen.items():
         name = f"{prefix}{key}"
         if key not in config:
             raise ConfigError(f"{origin}: unknown key {name!r}{_nearest(key, config)}")
-        if isinstance(config[key], ConfigDict):
-            if value is None and name in optional:
-                config[key] = None
+        if name in optional:
+            config[key] = None if value is None else ConfigDict(optional[name])
+            if value is None:
                 continue
+        if isinstance(config[key], ConfigDict):
             if not isinstance(value, ConfigDict | dict):
                 raise ConfigError(f"{origin}: {name} is a section, found {value!r}")
             _merge(config[key], value, origin, optional, f"{name}.")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxprs import operations
 
 from wsca_jax.losses.alignment import cal, pair_alignment, prototype_alignment
 
@@ -303,16 +304,6 @@ class TestProperties:
         placed, placed_guesses = jax.device_put((arrays, guesses), rows)
         sharded = EVERYTHING(*placed, head(), **placed_guesses, block_size=block_size)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), sharded, expected)
-
-
-def operations(jaxpr):
-    """Every operation of a program, those of programs inside it included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(equation.params):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from operations(inner)
 
 
 def program(group_of, groups, dtype=jnp.float32):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxprs import operations
 
 from wsca_jax.losses.disentanglement import (
     absolute_mean,
@@ -55,16 +56,6 @@ def planted(seed, strength, shape=(64, 3, 12)):
 
 def ones(rows):
     return np.ones(rows, np.float32)
-
-
-def operations(jaxpr):
-    """Every operation of a program, those of programs inside it included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(equation.params):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from operations(inner)
 
 
 def program(measure, branches):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxprs import operations
 
 from wsca_jax.losses import routing
 from wsca_jax.models.router import PseudoLabelRouter
@@ -259,22 +260,15 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(variables, pool
     )
 
 
-def operations(function, *arguments):
-    """How many operations the traced program holds, inner programs included."""
-
-    def count(jaxpr):
-        inner = [v for eqn in jaxpr.eqns for v in jax.tree.leaves(tuple(eqn.params.values()))]
-        programs = [getattr(v, "jaxpr", v) for v in inner if hasattr(v, "jaxpr") or hasattr(v, "eqns")]
-        return len(jaxpr.eqns) + sum(count(program) for program in programs)
-
-    return count(jax.make_jaxpr(function)(*arguments).jaxpr)
+def count_operations(function, *arguments):
+    return len(list(operations(jax.make_jaxpr(function)(*arguments).jaxpr)))
 
 
 def test_the_program_does_not_grow_with_experts_attributes_or_clusters(pooled):
     def size(attributes, experts, clusters):
         router = PseudoLabelRouter(attributes, D, **SETTINGS | {"experts": experts, "clusters": clusters})
         shapes = jax.eval_shape(functools.partial(router.init, train=False), jax.random.key(0), pooled)
-        return operations(lambda v: router.apply(v, pooled, train=True, rngs=STREAMS), shapes)
+        return count_operations(lambda v: router.apply(v, pooled, train=True, rngs=STREAMS), shapes)
 
     assert size(5, 2, 2) == size(50, 16, 32) > 20
 

@@ -24,8 +24,9 @@ from wsca_jax.methods.base import Method, Variables
 from wsca_jax.models.pretrained import load_resnet
 from wsca_jax.models.wsca import WSCA, Outputs
 
-# Sections of the configuration that may be None: the module is left out, with the loss terms that read it.
-OPTIONAL = tuple(f"model.{name}" for name in wsca_model.OPTIONAL)
+# Sections of the configuration that may be None, and their settings where they are not. None leaves the
+# module out, with the loss terms that read it.
+OPTIONAL = {f"model.{name}": section for name, section in wsca_model.optional_sections().items()}
 
 
 def default_config() -> ConfigDict:

@@ -23,9 +23,6 @@ from wsca_jax.models.text import TextTower
 from wsca_jax.models.tokens import VisualTokens
 from wsca_jax.models.wsca import WSCA
 
-# The optional modules. A section set to None leaves its module out, and with it the loss terms that read it.
-OPTIONAL = ("frequency", "encoder", "text", "router", "decomposer", "alignment")
-
 
 def default_config() -> dict[str, Any]:
     """The `model` section, with every key there is: a module's section holds the module's own fields."""
@@ -39,14 +36,21 @@ def default_config() -> dict[str, Any]:
         "trunk": fields(ResNet),
         "tokens": fields(VisualTokens),
         "heads": fields(GroupHeads),
-        "frequency": fields(FrequencyBranch),
         "fusion": fields(GatedFusion),
+        **dict.fromkeys(optional_sections()),
+        "phrase_prototypes": False,  # alignment's prototypes from phrases, through the text tower
+    }
+
+
+def optional_sections() -> dict[str, dict[str, Any]]:
+    """The modules a model may have, and their settings. Each section is None until it is asked for."""
+    return {
+        "frequency": fields(FrequencyBranch),
         "encoder": fields(CrossModalEncoder),
         "text": fields(TextTower),
         "router": fields(PseudoLabelRouter),
         "decomposer": fields(HierarchicalDecomposer),
         "alignment": fields(Alignment),
-        "phrase_prototypes": False,  # alignment's prototypes from phrases, through the text tower
     }
 
 
