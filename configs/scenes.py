@@ -1,6 +1,37 @@
 """Rendered scenes: coloured, textured objects of several materials; nothing to download.
 
-wsca train --config configs/scenes.py:quickstart --workdir runs/scenes
+    wsca train --config configs/scenes.py:quickstart --workdir runs/scenes
+
+quickstart: ResNet-18 of half width, 64 px, 6 epochs. Minutes on a laptop.
+tiny: seconds; for tests of the whole system, not for results.
+
+Two questions, each a pair of variants that differ in nothing else. All of them train the same trunk, without
+its max pooling: 8x8 tokens from its third stage, and fine enough for textures.
+
+Does a model lean on what only goes together in training?
+
+    wsca train --config configs/scenes.py:spurious --workdir runs/spurious
+    wsca train --config configs/scenes.py:spurious_modules --workdir runs/spurious_modules
+
+spurious: no modules. In training nine objects in ten have the material that goes with the background and nine
+    in ten a colour that goes with their shape; in validation nothing goes together. 4,096 images, 6 epochs.
+spurious_modules: the same with every module.
+    Read: worst_group_accuracy, the least over (cue seen or not, attribute present or not), for each
+    background with its material and each shape with its colours; and mAP.
+
+Does text in training help a model that is then shown images alone?
+
+    wsca train --config configs/scenes.py:captions --workdir runs/captions
+    wsca train --config configs/scenes.py:captions_off --workdir runs/captions_off
+
+captions: every module, captions in training, none in evaluation; one label in ten is known, 2,048 images, 8
+    epochs. A caption never says what is hidden: here it is a sentence of the known labels that are present,
+    one on average, and adds no information to them.
+captions_off: the same without text.
+sentences: as captions, with every label known. Captions are then the scenes' own sentences, which say more
+    than the labels: what belongs to the same object, and where it stands.
+sentences_off: the same without text.
+    Read: mAP.
 """
 
 from ml_collections import ConfigDict
@@ -26,11 +57,11 @@ def get_config(variant: str = "quickstart") -> ConfigDict:
 
 
 def quickstart(config: ConfigDict) -> None:
-    """Minutes on a laptop."""
+    """The base as it is."""
 
 
 def tiny(config: ConfigDict) -> None:
-    """Seconds; for tests of the whole system, not for results."""
+    """Everything small."""
     images = {"train_images": 96, "validation_images": 40, "test_images": 40}
     config.data = {"name": "scenes", "images": {"size": 32}, "options": {"size": 32, **images}}
     config.model.update({"hidden_size": 16, "attr_dim": 8})
@@ -39,4 +70,77 @@ def tiny(config: ConfigDict) -> None:
     config.evaluation = {"batch_size": 32}
 
 
-VARIANTS = {"quickstart": quickstart, "tiny": tiny}
+def spurious(config: ConfigDict) -> None:
+    """Correlated in training, independent in evaluation."""
+    fine_trunk(config)
+    config.data.options.update({"material_background": 0.9, "colour_shape": 0.9})
+    config.train.epochs = 6.0
+
+
+def spurious_modules(config: ConfigDict) -> None:
+    """`spurious` with every module."""
+    spurious(config)
+    every_module(config)
+
+
+def sentences_off(config: ConfigDict) -> None:
+    """Few images, every label, no text."""
+    fine_trunk(config)
+    every_module(config)
+    config.data.options.train_images = 2048
+    config.train.epochs = 8.0
+
+
+def sentences(config: ConfigDict) -> None:
+    """`sentences_off` with the scenes' own captions in training."""
+    sentences_off(config)
+    read_captions(config)
+
+
+def captions_off(config: ConfigDict) -> None:
+    """Few images, few labels, no text."""
+    sentences_off(config)
+    config.weak_labels = {"known_fraction": 0.1}
+    config.loss.accept = {"warmup_steps": 80, "ramp_steps": 100}  # of 256
+
+
+def captions(config: ConfigDict) -> None:
+    """`captions_off` with captions of what is known in training."""
+    captions_off(config)
+    read_captions(config)
+
+
+def fine_trunk(config: ConfigDict) -> None:
+    """Tokens of 8 pixels a side, from the trunk's third stage, and evaluation at every other epoch."""
+    config.model.update({"hidden_size": 128, "attr_dim": 64, "token_stage": "c4"})
+    config.model.trunk.max_pool = False
+    config.model.tokens = {"grid": 8}
+    config.evaluation = {"every_epochs": 2.0}
+
+
+def every_module(config: ConfigDict) -> None:
+    """All modules, at sizes for a laptop."""
+    config.model.frequency = {"width": 12}
+    config.model.encoder = {"depth": 2, "num_heads": 4}
+    config.model.router = {"experts": 4}
+    config.model.decomposer = {"width": 64, "num_heads": 2}
+    config.model.alignment = {"initial_scale": 10.0}
+    config.loss = {"balancing": {"kind": "trend"}}
+
+
+def read_captions(config: ConfigDict) -> None:
+    """A text tower of one block, long enough for the longest caption."""
+    config.data.text = {"captions": "source", "length": 40}
+    config.model.text = {"depth": 1, "num_heads": 4}
+
+
+VARIANTS = {
+    "quickstart": quickstart,
+    "tiny": tiny,
+    "spurious": spurious,
+    "spurious_modules": spurious_modules,
+    "captions": captions,
+    "captions_off": captions_off,
+    "sentences": sentences,
+    "sentences_off": sentences_off,
+}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from input_pipeline.schema import AttributeSchema
 
@@ -33,13 +33,52 @@ class Example:
 
 
 class Source(Protocol):
-    """Random access to one split of a data set. Reading position i twice gives the same example."""
+    """Random access to one split of a data set. Reading position i twice gives the same example.
+
+    A source that knows what misleads about its images says so: see `SourceWithFactors`.
+    """
 
     schema: AttributeSchema
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+class SpuriousFactor(NamedTuple):
+    """Something seen in the images that may go with an attribute in training and does not make it present.
+
+    Attributes:
+      values: whole numbers [N], one for each example by position in its source.
+      attributes: names of the attributes that it may go with.
+    """
+
+    values: Int[np.ndarray, "N"]
+    attributes: tuple[str, ...]
+
+
+@runtime_checkable
+class SourceWithFactors(Source, Protocol):
+    """A source that can say where a model may have learnt the wrong thing: worst-group accuracy needs it."""
+
+    def spurious_factors(self) -> Mapping[str, SpuriousFactor]:
+        """{name: factor}, for the whole split. Reads no image."""
+        ...
+
+
+class First:
+    """The first `count` examples of a source."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.schema, self._source, self._count = source.schema, source, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self._count:
+            raise IndexError(f"there are {self._count} examples, asked for {index}")
+        return self._source[index]
 
 
 class AttributeBatch(NamedTuple):

@@ -99,18 +99,20 @@ def eval_batches(
     shards: int = 1,
     threads: int = 2,
     allow_corrupt: bool = False,
+    hidden_by: WeakLabels | None = None,
 ) -> Generator[AttributeBatch]:
     """Every example exactly once, in the source's order, with all its labels.
 
     A caption names the very attributes that are to be predicted. So the tokens are all padding, unless
-    `captions` asks for captions with everything in them.
+    `captions` asks for captions with everything in them. With `hidden_by` only those labels are known that
+    this protocol hides from training: of a training split, what nothing can have been fitted to.
 
     All shards return the same number of batches of batch_size / shards rows; what is left over is padded with
     black rows of weight 0 and index -1. Arguments and errors as for `train_batches`.
     """
     _check(source, batch_size, shard, shards)
     piece = batch_size // shards
-    reader = _Reader(source, images, None, text, captions, allow_corrupt)
+    reader = _Reader(source, images, None, text, captions, allow_corrupt, hidden_by)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
@@ -146,6 +148,7 @@ class _Reader:
     text: Text | None
     captions: bool
     allow_corrupt: bool
+    hidden_by: WeakLabels | None = None
 
     def batch(
         self, indices: Sequence[int], rows: int, draws: Float64[np.ndarray, "B 4"] | None
@@ -171,6 +174,9 @@ class _Reader:
         labels, known = example.labels * example.known, example.known
         if self.weak_labels is not None:
             labels, known = self.weak_labels.apply(labels, known, example.key)
+        if self.hidden_by is not None:
+            known = known & ~self.hidden_by.apply(labels, known, example.key)[1]
+            labels = labels * known
         batch.labels[row] = labels
         batch.known[row] = known
         if self.text is not None and batch.tokens is not None and self.captions:

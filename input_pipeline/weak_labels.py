@@ -65,6 +65,11 @@ class WeakLabels:
                 f"found {self.known_fraction}"
             )
 
+    @property
+    def hides(self) -> bool:
+        """Whether any label becomes unknown."""
+        return self.single_positive or self.known_fraction < 1.0
+
     def apply(
         self, labels: UInt8[np.ndarray, "A"], known: Bool[np.ndarray, "A"], key: str
     ) -> tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]:

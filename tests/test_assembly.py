@@ -61,3 +61,20 @@ def test_captions_that_do_not_exist_are_refused_at_once():
     config = load("--config.data.text.captions=own")
     with pytest.raises(DataError, match="expected one of none, source, phrases"):
         assembly.batch_spec(config, assembly.data_schema(config), 8)
+
+
+def test_hidden_labels_are_judged_on_what_training_does_not_see():
+    config = load("--config.weak_labels.known_fraction=0.3")
+    source = assembly.open_source(config, "train")
+    hidden = list(assembly.eval_batches(config, source, hidden=True))
+    seen = {int(i): known for b in batches(config)[0] for i, known in zip(b.index, b.known, strict=True)}
+    judged = {int(i): known for b in hidden for i, known in zip(b.index, b.known, strict=True) if i >= 0}
+    assert len(judged) == 24
+    for index, known in seen.items():
+        np.testing.assert_array_equal(judged[index], ~known)
+
+
+def test_judging_hidden_labels_where_none_is_hidden_is_refused_at_once():
+    config = load("--config.evaluation.hidden_labels=8")
+    with pytest.raises(configs.ConfigError, match="known_fraction below 1"):
+        assembly.build(config, assembly.data_schema(config), 24)

@@ -52,7 +52,20 @@ def expect_one_line(capsys, code: int, *parts: str) -> None:
         assert part in lines[0]
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["evaluate"], ["inspect"], ["prepare"], ["verify"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep"],
+        ["compare"],
+        [],
+        ["train"],
+        ["evaluate"],
+        ["inspect"],
+        ["visualize"],
+        ["prepare"],
+        ["verify"],
+    ],
+)
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(*words, "--help")

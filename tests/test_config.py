@@ -119,9 +119,9 @@ def test_a_module_is_left_out_until_it_is_asked_for():
     assert on.model.router.clusters > 0
     again = config_lib.from_json(config_lib.to_json(on), "run.json")
     assert config_lib.difference(on, again) == []
-    off = config_lib.load("configs/celeba.py:modules", ["--config.model.router=None"])
+    off = config_lib.load("configs/celeba.py:laptop", ["--config.model.router=None"])
     assert off.model.router is None
-    assert off.model.encoder.depth == 2
+    assert off.model.encoder.depth == 1
     record = config_lib.to_json(config_lib.load(SCENES))
     del record["model"]["router"]  # as a run was recorded before there was one
     assert config_lib.from_json(record, "run.json").model.router is None
@@ -135,7 +135,7 @@ def test_a_module_s_section_takes_none_default_or_its_own_keys():
 
 
 @pytest.mark.parametrize(
-    "spec", ["configs/scenes.py:quickstart", "configs/celeba.py:small", "configs/celeba.py:modules"]
+    "spec", ["configs/scenes.py:quickstart", "configs/celeba.py:small", "configs/celeba.py:laptop"]
 )
 def test_shipped_configs_resolve(spec):
     assert config_lib.load(spec).is_locked

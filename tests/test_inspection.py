@@ -19,9 +19,10 @@ from wsca_jax import config
 from wsca_jax.engine import state as states
 from wsca_jax.engine.optimizer import OptimizerOptions, make_optimizer
 from wsca_jax.errors import WscaError
-from wsca_jax.inspection import abstract_layout, format_inspection, inspect, inspect_run, memory
+from wsca_jax.inspection import abstract_layout, cost, format_inspection, inspect, inspect_run, memory
 from wsca_jax.inspection.multiply_adds import multiply_adds, roll_up
-from wsca_jax.inspection.text import format_bytes
+from wsca_jax.inspection.record import _arrays as record_arrays
+from wsca_jax.inspection.text import format_bytes, format_costs
 from wsca_jax.losses.composite import Term
 from wsca_jax.methods.base import Method
 from wsca_jax.models.resnet import ResNet
@@ -276,6 +277,63 @@ def test_state_bytes_are_those_of_the_real_state():
 
 def test_without_weight_decay_nothing_is_decayed():
     assert not any(p.decayed for p in inspect_toy(weight_decay=0.0).parameters)
+
+
+def test_the_memory_of_a_compiled_step_by_hand():
+    """What comes in, what goes out to a place of its own, and the product in between."""
+
+    def step(state, batch):
+        return state + jnp.sort(batch @ batch.T)[0].sum(), batch.sum(0)  # a sort is not fused away
+
+    compiled = jax.jit(step, donate_argnums=0).lower(shape(100), shape(300, 50)).compile()
+    found = memory.compiled_bytes(compiled)
+    held = 4 * (100 + 300 * 50 + 50)
+    assert held + 4 * 300 * 300 <= found <= held + 4 * 300 * 300 + 4096
+
+
+# What the modules cost.
+
+
+def test_costs_are_ratios_to_the_trunk_and_to_the_run_without_modules():
+    plain = dataclasses.replace(
+        inspect_toy(), multiply_adds={("trunk", "a"): 60, ("trunk",): 40, ("head",): 20}
+    )
+    plain = dataclasses.replace(plain, memory={"parameters": 1024, "batch": 1024})
+    text = jax.ShapeDtypeStruct((8, 32), np.int32)
+    found = dataclasses.replace(
+        plain,
+        batch=record_arrays(make_batch()._replace(tokens=text)),
+        multiply_adds={("trunk",): 100, ("encoder",): 150},
+        without_text={("trunk",): 100, ("encoder",): 50},
+        memory={"parameters": 5120},
+    )
+    assert cost.compare(found, plain) == (
+        ("trunk", 100, None),
+        ("without modules", 120, 2048),
+        ("this configuration, without text", 150, None),
+        ("this configuration, 32 text tokens", 250, 5120),
+    )
+    rows = [line.split()[-6:] for line in format_costs(cost.compare(found, plain)).splitlines()[4:]]
+    assert [row[-1] for row in rows] == ["-", "1.00", "-", "2.50"]
+    assert rows[3] == ["0.00", "M", "2.50", "5.0", "KiB", "2.50"]
+    assert [name for name, *_ in cost.compare(plain, plain)][2] == "this configuration"
+
+
+def test_a_configuration_with_modules_is_set_beside_the_one_without():
+    width = "--config.model.hidden_size=256"
+    modules = [f"--config.model.{name}=default" for name in ("encoder", "text")]
+    sizes = [f"--config.model.{key}=2" for key in ("encoder.depth", "encoder.num_heads", "text.num_heads")]
+    overrides = [width, *modules, *sizes, "--config.data.text.captions=phrases"]
+    settings = config.load(f"{SCENES}:tiny", overrides)
+    assert cost.without_modules(settings) == config.load(f"{SCENES}:tiny", [width])
+    assert settings.model.encoder.depth == 2  # and is itself left as it is
+    text = inspect(settings, depth=0)
+    begin = text.index("Cost of the modules")
+    trunk, plain, without, with_text = (line.split() for line in text[begin:].splitlines()[4:])
+    assert trunk[0] == "trunk"
+    counts = [float(row[row.index("M") - 1]) for row in (trunk, plain, without, with_text)]
+    assert counts == sorted(set(counts))
+    assert float(plain[-1]) == 1 < float(with_text[-1])
 
 
 # What cannot run.

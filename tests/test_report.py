@@ -280,6 +280,22 @@ def test_the_loss_that_training_and_validation_share_is_drawn(tmp_path, report, 
     assert "validation 0.250" in page
 
 
+@pytest.mark.parametrize(
+    ("kind", "where"), [("hidden", "hidden labels of training images"), ("validation", "validation split")]
+)
+def test_a_run_with_pseudo_labels_shows_how_many_and_how_good(tmp_path, report, kind, where):
+    with RunWriter(tmp_path) as writer:
+        for step, right in ((1, 0.6), (2, 0.75)):
+            writer.write(step, "train", {"loss": 1.0, "pseudo_accepted": step / 10})
+            writer.write(step, "validation", {"mAP": 0.5, "vote_accuracy": 0.11, "quality_ece": 0.5})
+            figures = {"vote_accuracy": right, "confident_accuracy": 0.875, "confident_fraction": 0.25}
+            writer.write(step, kind, {"mAP": 0.5, **figures, "quality_ece": 0.0625})
+    page = write(tmp_path, report).read_text()
+    assert f"Votes that are right, on the {where}" in page
+    for shown in ("accepted 0.200", "all 0.750", "above the threshold 0.875", "quality: 0.062"):
+        assert shown in page, shown
+
+
 def test_charts_take_their_colours_from_the_page(workdir):
     chart = map_chart([Row(1, "validation", {"mAP": 0.5}), Row(2, "validation", {"mAP": 0.6})], 0.2)
     assert "var(--accent)" in chart

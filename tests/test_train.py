@@ -187,6 +187,24 @@ def test_sigterm_saves_answers_75_and_loses_nothing(whole, tmp_path):
     assert_same_run(workdir, whole)
 
 
+@pytest.mark.slow
+def test_pseudo_labels_are_judged_on_hidden_labels_while_training(tmp_path):
+    few = ("--config.weak_labels.known_fraction=0.5", "--config.evaluation.hidden_labels=40")
+    router = ("--config.model.router=default", "--config.optimizer.ema_decay=0.9")
+    accept = ("--config.loss.accept.warmup_steps=2", "--config.loss.accept.threshold_start=0.5")
+    command = ("train", "--config=configs/scenes.py:tiny", "--workdir", str(tmp_path), *few, *router, *accept)
+    done = wsca(*command)
+    assert done.returncode == 0, done.stderr
+    assert "hidden labels of training images, mAP" in done.stdout + done.stderr
+    rows = [row["values"] for row in log(tmp_path) if row["kind"] == "hidden"]
+    assert len(rows) == 2
+    for row in rows:
+        assert 0.3 < row["vote_accuracy"] <= 1
+        assert 0 <= row["quality_ece"] <= 1
+        assert 0 < row["confident_fraction"] <= 1
+    assert "Votes that are right, on the hidden labels" in (tmp_path / "report.html").read_text()
+
+
 def test_another_configuration_in_the_same_workdir_is_refused(whole):
     done = wsca("train", *TINY, "--config.seed=1", "--workdir", str(whole))
     assert done.returncode == 2

@@ -60,13 +60,22 @@ def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
     Raises:
       WscaError: one line, for a value that something does not take.
     """
+    _check_hidden_labels(config)
     schedule = make_schedule(config, examples)
-    method = build_method(config, schema)
+    method = build_method(config, schema, schedule.total)
     optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
     layout = Layout(make_mesh(**config.mesh))
     layout.check_batch_size(config.train.batch_size, config.train.accumulate)
     layout.check_batch_size(config.evaluation.batch_size)
     return Run(config, method, optimizer, layout, schedule)
+
+
+def _check_hidden_labels(config: ConfigDict) -> None:
+    if config.evaluation.hidden_labels and not WeakLabels(**config.weak_labels).hides:
+        raise ConfigError(
+            "evaluation.hidden_labels needs labels that training does not see, but weak_labels hides none; "
+            "set weak_labels.known_fraction below 1, or evaluation.hidden_labels to 0"
+        )
 
 
 def make_schedule(config: ConfigDict, examples: int) -> Schedule:
@@ -76,9 +85,10 @@ def make_schedule(config: ConfigDict, examples: int) -> Schedule:
     return Schedule(max(1, round(config.train.epochs * per_epoch)), per_epoch)
 
 
-def build_method(config: ConfigDict, schema: AttributeSchema) -> Method:
+def build_method(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> Method:
+    """The method of a run of this many optimiser steps; 0 where no run is meant, as in a dry run."""
     try:
-        return METHODS[config.method].build(config, schema)
+        return METHODS[config.method].build(config, schema, total_steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config: {' '.join(str(error).split())}") from error
 
@@ -116,8 +126,11 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Genera
     )
 
 
-def eval_batches(config: ConfigDict, source: Source) -> Generator[AttributeBatch]:
-    """This process's rows of the evaluation batches: the middle of each image, all of its labels."""
+def eval_batches(config: ConfigDict, source: Source, *, hidden: bool = False) -> Generator[AttributeBatch]:
+    """This process's rows of the evaluation batches: the middle of each image, all of its labels.
+
+    With `hidden` only those labels that the run's weak-label protocol hides from training.
+    """
     return pipeline.eval_batches(
         source,
         images=ImageOptions(**config.data.images),
@@ -128,6 +141,7 @@ def eval_batches(config: ConfigDict, source: Source) -> Generator[AttributeBatch
         shards=jax.process_count(),
         threads=config.data.threads,
         allow_corrupt=config.data.skip_budget > 0,
+        hidden_by=WeakLabels(**config.weak_labels) if hidden else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""The `wsca` command: train, evaluate, inspect, prepare, verify.
+"""The `wsca` command: train, evaluate, sweep, compare, inspect, visualize, prepare, verify.
 
 Nothing heavy is imported until a command needs it, so that --help answers at once.
 """
@@ -27,11 +27,28 @@ Any key of the configuration can be given as --config.KEY=VALUE; `wsca inspect` 
     "evaluate": """examples:
   wsca evaluate --workdir runs/celeba
   wsca evaluate --workdir runs/celeba --data_dir ~/other_faces --split test --checkpoint best""",
+    "sweep": """examples:
+  wsca sweep --sweep configs/sweeps/scenes.py:tiny --workdir runs/sweep
+  wsca sweep --sweep configs/sweeps/scenes.py:labels --workdir runs/labels --only tenth tenth-wide --jobs 2
+
+Trains and evaluates every row with every seed, each run in WORKDIR/ROW/seed_K, and writes sweep.html,
+sweep.md and sweep.json. Started again, it goes on where it stopped; finished runs are left alone.""",
+    "compare": """example:
+  wsca compare --first runs/a/seed_0 runs/a/seed_1 --second runs/b/seed_0 runs/b/seed_1
+
+Prints the difference in mAP, second minus first, with a 95 % interval: paired bootstrap over images, runs
+averaged. Each run was evaluated before, by `wsca evaluate`.""",
     "inspect": """example:
   wsca inspect --config configs/celeba.py:small
 
 Prints the batch, the parameters, the outputs, the loss terms, what is frozen, the multiply-adds of each
 module and the memory a step needs. Runs nothing and reads no data.""",
+    "visualize": """examples:
+  wsca visualize --workdir runs/scenes
+  wsca visualize --workdir runs/celeba --split test --examples 16 --output figures/celeba
+
+Draws where the model looks for each group and attribute, the pyramid, the frequency bands, the graph and the
+routing, as far as the model has them, and a page that shows them: OUTPUT/figures.html.""",
     "prepare": """example:
   wsca prepare --data celeba --data_dir ~/celeba --output ~/prepared/celeba""",
     "verify": """example:
@@ -103,6 +120,38 @@ def build_parser() -> argparse.ArgumentParser:
         help="which checkpoint (default: latest)",
     )
 
+    sweep = _command(commands, "sweep", "train and compare rows of configurations", run_sweep)
+    sweep.add_argument(
+        "--sweep", required=True, metavar="FILE[:VARIANT]", help="such as configs/sweeps/scenes.py:tiny"
+    )
+    sweep.add_argument("--workdir", required=True, type=Path, help="folder of the sweep; made if absent")
+    _add_data_dir(sweep)
+    sweep.add_argument("--only", nargs="+", default=(), metavar="ROW", help="run these rows; all if left out")
+    sweep.add_argument("--jobs", type=_at_least_one, default=1, help="runs at a time (default: 1)")
+
+    compare = _command(commands, "compare", "is one model better than another?", run_compare)
+    for name in ("first", "second"):
+        compare.add_argument(
+            f"--{name}",
+            required=True,
+            nargs="+",
+            type=Path,
+            metavar="WORKDIR",
+            help=f"runs of the {name} model",
+        )
+    compare.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+
+    visualize = _command(commands, "visualize", "figures of what a trained model looks at", run_visualize)
+    visualize.add_argument("--workdir", required=True, type=Path, help="folder of the run")
+    _add_data_dir(visualize, "; the run's own data if left out")
+    visualize.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+    visualize.add_argument("--checkpoint", default="latest", choices=("latest", "best"))
+    visualize.add_argument("--examples", type=int, default=8, help="examples to draw (default: 8)")
+    visualize.add_argument(
+        "--average_over", type=int, default=512, help="examples that averages run over (default: 512)"
+    )
+    visualize.add_argument("--output", type=Path, help="folder for the figures (default: WORKDIR/figures)")
+
     inspect = _command(commands, "inspect", "dry run: shapes, parameters, cost, memory", run_inspect)
     inspect.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help=CONFIG_HELP)
     inspect.add_argument("--depth", type=int, default=2, help="levels of modules in the tables (default: 2)")
@@ -135,6 +184,13 @@ def _add_data_dir(parser: argparse.ArgumentParser, note: str = "; not needed for
     )
 
 
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def _add_data_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="NAME", help="name of the data set, such as celeba")
     parser.add_argument("--data_dir", required=True, type=Path, help="folder of the data set")
@@ -162,6 +218,41 @@ def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     evaluate.evaluate(
         options.workdir, data_dir=options.data_dir, split=options.split, checkpoint=options.checkpoint
+    )
+
+
+def run_sweep(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import sweep
+
+    sweep.sweep(
+        options.sweep,
+        workdir=options.workdir,
+        data_dir=options.data_dir,
+        only=options.only,
+        jobs=options.jobs,
+    )
+
+
+def run_compare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import compare
+
+    compare.compare(options.first, options.second, split=options.split)
+
+
+def run_visualize(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import allocator
+
+    allocator.keep_freed_memory()
+    from wsca_jax import visualize
+
+    visualize.visualize(
+        options.workdir,
+        data_dir=options.data_dir,
+        split=options.split,
+        checkpoint=options.checkpoint,
+        examples=options.examples,
+        average_over=options.average_over,
+        output=options.output,
     )
 
 

@@ -61,6 +61,7 @@ def defaults(method: str, data: str) -> ConfigDict:
                 "batch_size": 256,
                 "every_epochs": 1.0,
                 "captions": False,  # whether the model may read captions, which name what it is to predict
+                "hidden_labels": 0,  # training images whose hidden labels each evaluation looks at, too
             },
             "checkpoint": {
                 "every_epochs": 1.0,

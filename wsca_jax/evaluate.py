@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
 import jax
 
-from input_pipeline.batch import Source
+from input_pipeline.batch import First, Source, SourceWithFactors
 from wsca_jax import assembly, config, report
 from wsca_jax.assembly import Run, Split
 from wsca_jax.engine import evaluate as engine
@@ -17,7 +18,9 @@ from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.engine.record import read_run_record
 from wsca_jax.engine.state import TrainState
 from wsca_jax.errors import WscaError
-from wsca_jax.metrics import Results, compute
+from wsca_jax.evaluations import write_evaluation
+from wsca_jax.metrics import Predictions, Results, compute
+from wsca_jax.metrics.spurious import worst_spurious_group
 
 
 class Evaluator:
@@ -25,7 +28,8 @@ class Evaluator:
 
     def __init__(self, run: Run, source: Source, state: TrainState) -> None:
         """Compiles for states like `state` (arrays or their abstract shapes)."""
-        self._run, self._source = run, source
+        self._run = run
+        self._look_at(source, hidden=False)
         variables = state.evaluation_variables
         spec = assembly.batch_spec(run.config, source.schema, run.config.evaluation.batch_size)
         step = jax.ShapeDtypeStruct((), "int32")
@@ -33,40 +37,75 @@ class Evaluator:
             engine.compile_eval_step(run.method, run.layout, variables).lower(variables, spec, step).compile()
         )
 
+    def on_hidden_labels(self, source: Source, images: int) -> Evaluator:
+        """Another one, compiled no second time, for the first `images` images of a training split.
+
+        Of their labels it sees those that the run's weak-label protocol hides from training: what the model
+        says of them was never fitted, and is what its pseudo labels are made of.
+        """
+        other = copy.copy(self)
+        other._look_at(First(source, min(images, len(source))), hidden=True)
+        return other
+
+    def _look_at(self, source: Source, hidden: bool) -> None:
+        self._source, self._hidden = source, hidden
+        self._factors = source.spurious_factors() if isinstance(source, SourceWithFactors) else {}
+
     def run(self, state: TrainState) -> tuple[Results, dict[str, float]]:
         """Measures the state on the whole split.
 
         Returns:
           (results, {"loss/<term>": mean, "<gauge>": figure}).
         """
-        found = engine.run(
+        return self.measure(self.predict(state))
+
+    def predict(self, state: TrainState) -> engine.Evaluation:
+        """What the state says of every example of the split."""
+        return engine.run(
             self._compiled,
             state.evaluation_variables,
-            assembly.eval_batches(self._run.config, self._source),
+            assembly.eval_batches(self._run.config, self._source, hidden=self._hidden),
             method=self._run.method,
             layout=self._run.layout,
             step=state.updates,
         )
+
+    def measure(self, found: engine.Evaluation) -> tuple[Results, dict[str, float]]:
+        """The figures of what `predict` found, as `run` returns them."""
         losses = {f"loss/{name}": loss.mean for name, loss in found.losses.items()}
-        return compute(found.predictions, self._source.schema), losses | found.gauges
+        return self._measure(found.predictions), losses | found.gauges
+
+    def _measure(self, predictions: Predictions) -> Results:
+        schema = self._source.schema
+        worst = worst_spurious_group(predictions, schema, self._factors)
+        return dataclasses.replace(compute(predictions, schema), worst_group=worst)
 
 
-def evaluate(
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run rebuilt from its workdir, with one of its checkpoints and one split of its data.
+
+    Attributes:
+      run: what its configuration describes.
+      source: the split.
+      state: the checkpoint's.
+      step: the checkpoint's.
+    """
+
+    run: Run
+    source: Source
+    state: TrainState
+    step: int
+
+
+def load(
     workdir: Path,
     *,
     data_dir: Path | None = None,
     split: Split = "validation",
     checkpoint: Literal["latest", "best"] = "latest",
-) -> Results:
-    """Measures a checkpoint with nothing but what the workdir holds, and the data.
-
-    Prints a table per attribute group and writes `evaluation_<split>.json` into the workdir.
-
-    Args:
-      workdir: a run's folder. It may still be training.
-      data_dir: a folder of the same schema; None for the run's own data.
-      split: which of its splits; the others need not exist.
-      checkpoint: the newest, or the one with the best validation metric.
+) -> Trained:
+    """Rebuilds a run with nothing but what the workdir holds, and the data; arguments as for `evaluate`.
 
     Raises:
       WscaError, DataError: each with one line for the user.
@@ -83,25 +122,47 @@ def evaluate(
         restored = restore(target)
     if restored is None:
         raise WscaError(f"{workdir}: no checkpoint was saved yet; train the run first")
-    results, losses = Evaluator(run, source, restored.state).run(restored.state)
-    print(
-        f"{workdir}, step {restored.step}, {len(source)} examples of {source.schema.name}'s {split} split\n"
-    )
-    print(report.format_groups(results))
-    path = workdir / f"evaluation_{split}.json"
-    path.write_text(
-        json.dumps(
-            {
-                "workdir": str(workdir),
-                "step": restored.step,
-                "split": split,
-                "data_dir": settings.data.dir,
-                "losses": losses,
-                "results": results.to_json(),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    return Trained(run, source, restored.state, restored.step)
+
+
+def evaluate(
+    workdir: Path,
+    *,
+    data_dir: Path | None = None,
+    split: Split = "validation",
+    checkpoint: Literal["latest", "best"] = "latest",
+) -> Results:
+    """Measures a checkpoint with nothing but what the workdir holds, and the data.
+
+    Prints a table per attribute group and writes `evaluation_<split>.json` and the predictions it is of,
+    `evaluation_<split>.npz` (see `wsca_jax.evaluations`), into the workdir.
+
+    Args:
+      workdir: a run's folder. It may still be training.
+      data_dir: a folder of the same schema; None for the run's own data.
+      split: which of its splits; the others need not exist.
+      checkpoint: the newest, or the one with the best validation metric.
+
+    Raises:
+      WscaError, DataError: each with one line for the user.
+    """
+    trained = load(workdir, data_dir=data_dir, split=split, checkpoint=checkpoint)
+    settings, source = trained.run.config, trained.source
+    evaluator = Evaluator(trained.run, source, trained.state)
+    found = evaluator.predict(trained.state)
+    results, losses = evaluator.measure(found)
+    print(f"{workdir}, step {trained.step}, {len(source)} examples of {source.schema.name}'s {split} split\n")
+    print(report.format_results(results))
+    figures = {
+        "workdir": str(workdir),
+        "step": trained.step,
+        "split": split,
+        "data_dir": settings.data.dir,
+        "captions": settings.evaluation.captions,
+        "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),
+        "losses": losses,
+        "results": results.to_json(),
+    }
+    path = write_evaluation(workdir, split, figures, found.predictions)
     print(f"\nAll figures: {path}")
     return results

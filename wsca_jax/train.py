@@ -33,6 +33,9 @@ from wsca_jax.writers import Progress, RunWriter
 # How many steps the host may be ahead of the device. Reading a report this old never makes the device wait.
 STEPS_AHEAD = 2
 
+# What may be measured during training, and how it is called in the terminal.
+KINDS = {"validation": "validation", "hidden": "hidden labels of training images,"}
+
 
 class Sources(NamedTuple):
     train: Source
@@ -87,7 +90,7 @@ def train(
         announce(run, sources, state, tools.progress)
         finished = run_steps(run, sources, state, tools)
     if jax.process_index() == 0:
-        print(report.format_groups(finished.results))
+        print(report.format_results(finished.results))
         if first < run.schedule.total:
             page = report.write(workdir, describe(run, finished, first, clock, command))
             print(f"\nReport: {page}\nFigures: {workdir / REPORT_FILE}")
@@ -184,9 +187,9 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
     first = int(state.step)
     with clock.part("compile"):
         take = compile_step(run, state)
-        evaluator = Evaluator(run, sources.validation, state)
+        evaluators = make_evaluators(run, sources, state)
     watch = Watch(run, sources.train, tools)
-    results = evaluator.run(state)[0] if first == last else None
+    results = evaluators["validation"].run(state)[0] if first == last else None
     with contextlib.closing(assembly.train_batches(config, sources.train, first)) as batches:
         for number in range(first + 1, last + 1):
             with clock.part("data_wait"):
@@ -196,7 +199,7 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
                 watch.add(Taken(number, batch, step_report))
             results = None
             if number == last or number % evaluate_every == 0:
-                results = watch.evaluate(evaluator, state)
+                results = watch.evaluate(evaluators, state)
             if number == last or number % save_every == 0 or tools.preemption.requested:
                 watch.save(state, results)
             if tools.preemption.requested and number < last:
@@ -206,6 +209,15 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
                 )
     assert results is not None
     return Finished(state, results, watch.skipped_examples)
+
+
+def make_evaluators(run: Run, sources: Sources, state: TrainState) -> dict[str, Evaluator]:
+    """What each evaluation measures, by the kind of its rows in the log."""
+    validation = Evaluator(run, sources.validation, state)
+    images = run.config.evaluation.hidden_labels
+    if not images:
+        return {"validation": validation}
+    return {"validation": validation, "hidden": validation.on_hidden_labels(sources.train, images)}
 
 
 def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
@@ -253,15 +265,21 @@ class Watch:
             while self._pending:
                 self._look(self._pending.popleft())
 
-    def evaluate(self, evaluator: Evaluator, state: TrainState) -> Results:
-        """Measures the state, and writes and shows what was found."""
+    def evaluate(self, evaluators: Mapping[str, Evaluator], state: TrainState) -> Results:
+        """Measures the state; returns what was found under "validation"."""
         self.catch_up()
+        return {kind: self._measure(kind, evaluator, state) for kind, evaluator in evaluators.items()}[
+            "validation"
+        ]
+
+    def _measure(self, kind: str, evaluator: Evaluator, state: TrainState) -> Results:
+        """Measures the state, and writes and shows what was found."""
         with self._tools.clock.part("evaluation"), self._tools.progress.paused("evaluating"):
             results, losses = evaluator.run(state)
         number, overall = int(state.step), results.overall
-        self._tools.writer.write(number, "validation", results.scalars() | losses)
+        self._tools.writer.write(number, kind, results.scalars() | losses)
         self._tools.progress.note(
-            f"step {number}: validation mAP {overall.mAP:.4f} (chance {overall.chance_mAP:.4f}), "
+            f"step {number}: {KINDS[kind]} mAP {overall.mAP:.4f} (chance {overall.chance_mAP:.4f}), "
             f"accuracy {overall.accuracy:.4f}, loss {self._weighed(losses):.4f}"
         )
         return results

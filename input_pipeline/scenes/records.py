@@ -124,7 +124,7 @@ class Factors:
 
     @property
     def background_id(self) -> int:
-        """Position of the background among `Background`: the spurious factor of worst-group metrics."""
+        """Position of the background among `Background`."""
         return list(Background).index(self.background)
 
 

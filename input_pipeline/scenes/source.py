@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.batch import Example
+from input_pipeline.batch import Example, SpuriousFactor
 from input_pipeline.errors import DataError
 from input_pipeline.scenes import captions, labels
 from input_pipeline.scenes.options import SPLITS, Options, Split
 from input_pipeline.scenes.records import Factors, Scene
 from input_pipeline.scenes.rendering import render, render_image
 from input_pipeline.scenes.sampling import Stream, sample, stream
-from input_pipeline.scenes.vocabulary import SCHEMA
+from input_pipeline.scenes.vocabulary import SCHEMA, SPURIOUS_CUES
 from input_pipeline.text import caption_from_phrases
 
 
@@ -75,11 +75,23 @@ class Source:
         return Source, (self.split, self.options)
 
     def factors(self, index: int) -> Factors:
-        """What scene `index` is generated from, without rendering it.
-
-        `Factors.background_id` is the spurious factor for worst-group metrics.
-        """
+        """What scene `index` is generated from, without rendering it."""
         return sample(self.options, self.split, self._checked(index))
+
+    def spurious_factors(self) -> dict[str, SpuriousFactor]:
+        """Whether each background and each shape is seen, with the materials or colours it may go with.
+
+        One yes or no per image, for images of several objects too: a colour is present if any object has
+        it, and a shape misleads about it if any object has that. So every pair of a cue and an attribute has
+        four cells, among them the two where the correlation of training does not hold, and each is large
+        (56 images or more of the 1,024 that a validation split has by default). Given whether or not
+        training is correlated, so that runs can be compared. About a millisecond per image.
+        """
+        seen = [labels.present(self.factors(index)) for index in range(len(self))]
+        return {
+            cue: SpuriousFactor(np.array([cue in names for names in seen], np.int32), attributes)
+            for cue, attributes in SPURIOUS_CUES.items()
+        }
 
     def scene(self, index: int) -> Scene:
         """Scene `index` rendered, with masks, relations, captions and true labels."""

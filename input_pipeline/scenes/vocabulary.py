@@ -97,6 +97,12 @@ COLOURS_OF_SHAPE: dict[Shape, tuple[Colour, ...]] = {
     Shape.RING: (Colour.WHITE, Colour.BLACK),
 }
 
+# {what is seen: the attributes it goes with where these correlations are on}. Both are names of attributes.
+SPURIOUS_CUES: dict[str, tuple[str, ...]] = {
+    **{str(background): (str(material),) for background, material in MATERIAL_OF_BACKGROUND.items()},
+    **{str(shape): tuple(map(str, colours)) for shape, colours in COLOURS_OF_SHAPE.items()},
+}
+
 # Scene-level attributes. None of them changes when the image is mirrored: training flips images.
 OTHER: dict[str, str] = {
     Lighting.BRIGHT: "in bright light with hard shadows",

@@ -82,6 +82,53 @@ def test_without_gradients_only_decayed_parameters_move(name):
     np.testing.assert_allclose(new["layer"]["kernel"], expected, rtol=1e-6)
 
 
+def large_batch_steps(name, gradients, params, *, rate, decay, b1, b2, eps):
+    """Steps of LARS and LAMB in NumPy; arrays of two axes are decayed and have a trust ratio."""
+    params = {path: np.array(x, np.float64) for path, x in params.items()}
+    first = {path: np.zeros_like(x) for path, x in params.items()}
+    second = {path: np.zeros_like(x) for path, x in params.items()}
+    for t, gradient in enumerate(gradients, start=1):
+        for path, x in params.items():
+            g, layer = np.asarray(gradient[path], np.float64), x.ndim == 2
+            if name == "lamb":
+                first[path] = b1 * first[path] + (1 - b1) * g
+                second[path] = b2 * second[path] + (1 - b2) * g**2
+                g = first[path] / (1 - b1**t) / (np.sqrt(second[path] / (1 - b2**t)) + eps)
+            update = g + decay * x * layer
+            ratio = np.linalg.norm(x) / np.linalg.norm(update) if layer else 1.0
+            if name == "lars":
+                update = (0.001 if layer else 1.0) * ratio * update
+                first[path] = b1 * first[path] + rate * update
+                params[path] = x - first[path]
+            else:
+                params[path] = x - rate * ratio * update
+    return params
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_trust_ratios_by_hand(name):
+    """Kernels step in proportion to their norm; a bias and a scale as if there were no ratio."""
+    settings = {"b1": 0.8, "b2": 0.9, "eps": 1e-6}
+    options = OptimizerOptions(
+        name, learning_rate=0.3, weight_decay=0.05, schedule="constant", clip_norm=0.0, **settings
+    )
+    optimizer = make_optimizer(options, 10)
+    random = np.random.default_rng(0)
+    shapes = {"kernel": (3, 4), "bias": (4,), "scale": (4,)}
+
+    def draw():
+        return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+    start, gradients = draw() | {"bias": np.full(4, 1e-3, np.float32)}, [draw() for _ in range(4)]
+    params = {"layer": {name: jnp.asarray(x) for name, x in start.items()}}
+    state = optimizer.init(params)
+    for gradient in gradients:
+        params, state = optimizer.update({"layer": gradient}, state, params)
+    expected = large_batch_steps(name, gradients, start, rate=0.3, decay=0.05, **settings)
+    for path, x in expected.items():
+        np.testing.assert_allclose(params["layer"][path], x, rtol=2e-5, atol=1e-6, err_msg=path)
+
+
 def test_clipping_by_hand():
     """Gradients (3, 4) have norm 5; clipped to 1 they are (0.6, 0.8). LARS on biases shows them plainly."""
     options = OptimizerOptions(name="lars", learning_rate=1.0, weight_decay=0.0, schedule="constant", b1=0.0)

@@ -396,3 +396,15 @@ def test_one_example_makes_a_batch():
     (batch,) = take(train(Toys(1), batch_size=4), 1)
     np.testing.assert_array_equal(batch.index, 0)
     assert (batch.weight == 1).all()
+
+
+def test_hidden_labels_are_those_that_training_never_sees(toys):
+    batches = list(eval_batches(toys, images=PLAIN, batch_size=8, hidden_by=WEAK))
+    hidden, seen = stack(batches), stack(take(train(toys, images=PLAIN), 3))
+    order = np.argsort(seen.index[: len(toys)])
+    known, taught = hidden.known[: len(toys)], seen.known[: len(toys)][order]
+    assert taught.any()
+    assert known.any()
+    np.testing.assert_array_equal(known | taught, toys.known)
+    assert not (known & taught).any()
+    np.testing.assert_array_equal(hidden.labels[: len(toys)], toys.labels * known)

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from input_pipeline.batch import AttributeBatch
-from wsca_jax.losses.composite import Term, active, check_names, combine, microbatch_shares
+from wsca_jax.losses.balancing import Balancing, init
+from wsca_jax.losses.composite import (
+    Combined,
+    Term,
+    active,
+    check_names,
+    combine,
+    microbatch_shares,
+    start_later,
+    whole,
+)
 
 STEP = jnp.int32(3)
 
@@ -109,6 +119,45 @@ def test_everything_is_float32():
 
 def test_no_terms_give_zero():
     assert combine([], {}, None, None, STEP).total == 0
+
+
+def reading(name, weight):
+    """A term whose value is `outputs[name]` plus the step it is told."""
+    return Term(name, lambda outputs, batch, step: outputs[name] + step, weight)
+
+
+def test_a_term_that_starts_later_by_hand():
+    """From step 5 on; its own steps count from there."""
+    terms = start_later([reading("classification", 1.0), reading("cal", 0.5)], 5)
+    outputs = {"classification": jnp.float32(2), "cal": jnp.float32(10)}
+
+    def total(outputs, step):
+        found = combine(terms, {}, outputs, None, jnp.int32(step))
+        return found.total, found
+
+    for step, weight in ((0, 0), (4, 0), (5, 0.5), (7, 0.5)):
+        (value, found), gradient = jax.value_and_grad(total, has_aux=True)(outputs, step)
+        assert found.terms == {"classification": 2 + step, "cal": 10 + step - 5}
+        assert found.weights == {"classification": 1, "cal": weight}
+        assert value == (2 + step) + weight * (10 + step - 5)
+        assert gradient == {"classification": 1, "cal": weight}
+
+
+def test_what_has_not_started_cannot_spoil_the_total():
+    terms = start_later([constant("classification", 2.0, 1.0), constant("cal", np.nan, 1.0)], 5)
+    assert combine(terms, {}, None, None, jnp.int32(4)).total == 2
+    assert jnp.isnan(combine(terms, {}, None, None, jnp.int32(5)).total)
+
+
+def test_balancing_does_not_see_what_has_not_started():
+    trend = Balancing("trend")
+    terms = start_later([constant("classification", 2.0, 1.0), constant("cal", 3.0, 1.0)], 5)
+    state = init(trend, ("classification", "cal"))
+    for step, seen in ((4, 0), (5, 1)):
+        parts = [combine(terms, state, None, None, jnp.int32(step), balancing=trend) for _ in range(2)]
+        stacked: Combined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        assert parts[0].loss_state["cal"] == (seen, 3.0 * seen, 3.0 * seen)
+        assert whole(stacked, state, trend).loss_state["cal"] == (seen, 6.0 * seen, 6.0 * seen)
 
 
 @pytest.mark.parametrize(

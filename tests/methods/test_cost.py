@@ -13,7 +13,9 @@ MODULES = ("frequency", "encoder", "text", "router", "decomposer", "alignment")
 def multiply_adds(*modules: str, captions: str = "none") -> dict[str, int]:
     """By top-level module, with these modules at their default sizes: d 768, six layers."""
     overrides = [f"--config.model.{name}={'default' if name in modules else 'None'}" for name in MODULES]
-    settings = config.load("configs/celeba.py:full", [*overrides, f"--config.data.text.captions={captions}"])
+    settings = config.load(
+        "configs/celeba.py:baseline", [*overrides, f"--config.data.text.captions={captions}"]
+    )
     schema = assembly.data_schema(settings)
     assert (settings.model.hidden_size, settings.data.images.size) == (768, 224)
     optimizer = make_optimizer(OptimizerOptions(**settings.optimizer), 1000)

@@ -1,5 +1,6 @@
 """The whole model: every setting of its modules works, and what is enabled is alive."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -206,6 +207,44 @@ def test_text_is_read_where_there_is_some_and_not_needed():
     assert not any(
         "text" in path for path in flatten_dict(make_state(build(), make_batch(method))[0].params, sep="/")
     )
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.9])
+def test_captions_teach_the_images_that_have_not_read_them(dropped):
+    method = build(f"--config.model.encoder.text_dropout={dropped}", captions="source")
+    batch = make_batch(method, length=32)
+    batch.tokens[:3] = 0
+    state, optimizer, layout = make_state(method, batch)
+    method = dataclasses.replace(method, terms=[t for t in method.terms if t.name == "cal"])
+    keys = {name: jax.random.key(1) for name in ("augment", *method.rng_names)}
+    passed = jax.jit(lambda: _pass(state, batch, method, optimizer, layout, keys))()
+    reached = {
+        module: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(passed.gradients[module]))
+        for module in ("captions", "trunk")
+    }
+    assert (reached["captions"] > 1e-5) == (dropped > 0)
+    outputs = evaluate(method, state.variables, batch)
+    assert not outputs.captions.unread.any()  # in evaluation a text that is given is read
+    assert evaluate(method, state.variables, batch._replace(tokens=None)).captions is None
+
+
+def test_the_whole_teacher_looks_at_the_images_itself():
+    method = build("--config.loss.whole_teacher=True")
+    batch = make_batch(method)
+    state, _, _ = make_state(method, batch)
+    other = jax.tree.map(lambda x: x + 0.1, state.variables)
+    keys = {name: jax.random.key(1) for name in method.rng_names}
+
+    @jax.jit
+    def pseudo(teacher):
+        prepared = method.augment(batch, None)
+        return method.forward(method.model, state.variables, teacher, prepared, jnp.int32(0), True, keys)[
+            0
+        ].pseudo
+
+    expected = evaluate(method, other, batch).routing
+    np.testing.assert_allclose(pseudo(other).probability, jax.nn.sigmoid(expected.votes), atol=1e-5)
+    np.testing.assert_allclose(pseudo(other).quality, jax.nn.sigmoid(expected.quality), atol=1e-5)
 
 
 def test_phrases_make_the_prototypes():

@@ -46,10 +46,42 @@ def test_an_absent_part_drops_out_of_the_sum(heads):
     np.testing.assert_array_equal(without, zero)
 
 
-def test_every_parameter_has_a_gradient(heads):
-    module, variables, pooled, refined = heads
+@pytest.fixture(scope="module")
+def linear():
+    return {
+        "trunk": jax.random.normal(jax.random.key(4), (5, 7)),
+        "refined": 3 + 2 * jax.random.normal(jax.random.key(5), (5, 4, 9)),
+    }
+
+
+@pytest.fixture(scope="module")
+def with_linear(heads, linear):
+    module, _, pooled, refined = heads
+    return jax.jit(lambda: module.init(jax.random.key(0), pooled, refined, linear, train=False))()
+
+
+def test_linear_classifiers_add_up_by_hand(heads, linear, with_linear):
+    module, _, pooled, refined = heads
+    p = jax.device_get(with_linear["params"])
+    expected = np.array(module.apply(with_linear, pooled, refined, train=False))
+    expected += np.asarray(linear["trunk"]) @ p["linear_trunk"]["kernel"]
+    for attribute, group in enumerate(GROUP_OF):
+        x = np.asarray(linear["refined"][:, group])
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        x = x * p["linear_refined_norm"]["scale"]
+        expected[:, attribute] += x @ p["linear_refined_kernel"][attribute]
+    found = module.apply(with_linear, pooled, refined, linear, train=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_every_parameter_has_a_gradient(heads, linear, with_linear):
+    module, _, pooled, refined = heads
     weights = jax.random.normal(jax.random.key(3), (5, 6))
-    gradient = jax.grad(lambda v: jnp.sum(weights * module.apply(v, pooled, refined, train=False)))(variables)
+
+    def loss(variables):
+        return jnp.sum(weights * module.apply(variables, pooled, refined, linear, train=False))
+
+    gradient = jax.jit(jax.grad(loss))(with_linear)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.abs(leaf).max() > 1e-4, path
 

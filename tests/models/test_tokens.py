@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsca_jax.models.tokens import VisualTokens, adaptive_average_pool, pooling_matrix
+from wsca_jax.models.tokens import VisualTokens, adaptive_average_pool, interpolate, pooling_matrix
 
 
 def test_pooling_bins_by_hand():
@@ -30,6 +30,30 @@ def test_small_maps_keep_their_own_grid(size, expected):
     feature = jnp.ones((1, *size, 4))
     tokens, _ = VisualTokens(hidden_size=8).init_with_output(jax.random.key(0), feature, train=False)
     assert tokens.shape == (1, *expected, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((2, 2), (6, 6)), ((3, 5), (7, 11)), ((4, 4), (4, 4)), ((1, 1), (3, 3))]
+)
+def test_interpolation_equals_pytorch(size, grid):
+    torch = pytest.importorskip("torch")
+    feature = np.random.default_rng(0).normal(size=(2, *size, 5)).astype(np.float32)
+    channels_first = torch.tensor(feature).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(channels_first, grid, mode="bilinear", align_corners=False)
+    found = interpolate(jnp.asarray(feature), grid)
+    np.testing.assert_allclose(found, expected.permute(0, 2, 3, 1), atol=1e-6)
+
+
+def test_coarser_maps_tell_each_token_of_its_own_place():
+    fine, coarse = jax.random.normal(jax.random.key(1), (1, 6, 6, 4)), jnp.ones((1, 3, 3, 8))
+    module = VisualTokens(hidden_size=16, dtype=jnp.float32)
+    variables = module.init(jax.random.key(0), fine, coarse, train=False)
+    see = jax.jit(lambda above: module.apply(variables, fine, above, train=False))
+    changed = np.abs(see(coarse.at[0, 0, 0].add(1.0)) - see(coarse)).max((0, -1)) > 1e-6
+    assert changed[:2, :2].all()
+    assert not changed[3:].any()
+    assert not changed[:, 3:].any()
+    assert see(coarse).shape == (1, 6, 6, 16)
 
 
 def test_dropout_only_in_training():

@@ -20,12 +20,14 @@ GROUP_OF = (0, 1, 0)
 
 class FrequencyRecord(NamedTuple):
     token: Float[Array, "B 1 d"]
+    groups: Float[Array, "B G d"]
 
 
 class Frequency(nn.Module):
     @nn.compact
     def __call__(self, image, *, train):
-        return FrequencyRecord(nn.Dense(HIDDEN)(image.mean((1, 2)))[:, None])
+        groups = nn.Dense(GROUPS * HIDDEN)(image.mean((1, 2))).reshape(-1, GROUPS, HIDDEN)
+        return FrequencyRecord(groups.mean(1, keepdims=True), groups)
 
 
 class Fusion(nn.Module):

@@ -27,7 +27,9 @@ class OptimizerOptions:
     """The recipe.
 
     Attributes:
-      name: "adamw", or for large batches "lars" or "lamb".
+      name: "adamw", or for large batches "lars" or "lamb". Both scale an array's step to the array's norm
+        (the trust ratio), but not that of biases, norms and temperatures, which step as in SGD with momentum
+        (lars) or Adam (lamb).
       learning_rate: its peak, reached after warm-up.
       weight_decay: decoupled for adamw and lamb; biases, norms and temperatures are never decayed.
       schedule: after warm-up, "cosine" down to the final value, or "constant".
@@ -41,6 +43,11 @@ class OptimizerOptions:
       ema_decay: decay of the average of parameters and batch statistics that evaluation uses; 0 for none.
         It warms up as min(ema_decay, (1 + t) / (10 + t)) over optimiser steps t.
       undecayed: regular expressions over parameter paths ("tokens/position"), decayed no more than biases.
+
+    References:
+      LARS: You et al., Large Batch Training of Convolutional Networks, 2017,
+      https://arxiv.org/abs/1708.03888
+      LAMB: You et al., Large Batch Optimization for Deep Learning, 2020, https://arxiv.org/abs/1904.00962
     """
 
     name: Literal["adamw", "lars", "lamb"] = "adamw"
@@ -177,14 +184,14 @@ def _transform(options: OptimizerOptions, schedule: optax.Schedule) -> optax.Gra
             trust_ratio_mask=decayed,
             momentum=options.b1,
         )
-    make = optax.lamb if options.name == "lamb" else optax.adamw
-    return make(
-        schedule,
-        b1=options.b1,
-        b2=options.b2,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-        mask=decayed,
+    moments = {"b1": options.b1, "b2": options.b2, "eps": options.eps}
+    if options.name == "adamw":
+        return optax.adamw(schedule, **moments, weight_decay=options.weight_decay, mask=decayed)
+    return optax.chain(  # optax.lamb applies the ratio to all: a bias would hardly leave the 0 it begins with
+        optax.scale_by_adam(**moments),
+        optax.add_decayed_weights(options.weight_decay, mask=decayed),
+        optax.masked(optax.scale_by_trust_ratio(), decayed),
+        optax.scale_by_learning_rate(schedule),
     )
 
 

@@ -13,12 +13,13 @@ from wsca_jax import config as configs
 from wsca_jax.engine.optimizer import OptimizerOptions, make_optimizer
 from wsca_jax.engine.sharding import AXES, Layout
 from wsca_jax.errors import WscaError
+from wsca_jax.inspection import cost
 from wsca_jax.inspection.multiply_adds import multiply_adds
 from wsca_jax.inspection.record import Inspection, inspect_run
-from wsca_jax.inspection.text import format_inspection
+from wsca_jax.inspection.text import format_costs, format_inspection
 from wsca_jax.report.tables import format_table
 
-__all__ = ["Inspection", "format_inspection", "inspect", "inspect_run", "multiply_adds"]
+__all__ = ["Inspection", "dry_run", "format_inspection", "inspect", "inspect_run", "multiply_adds"]
 
 # The schedule's length decides no shape; any that holds the warm-up will do.
 STEPS = 10**9
@@ -34,13 +35,19 @@ def inspect(config: ConfigDict, *, depth: int = 2) -> str:
     Raises:
       WscaError: what training would raise for this configuration before it reads data.
     """
+    found, plain = dry_run(config), cost.without_modules(config)
+    costs = format_costs(cost.compare(found, found if plain == config else dry_run(plain)))
+    return f"Configuration\n\n{_keys(config)}\n\n{format_inspection(found, depth)}\n\n{costs}"
+
+
+def dry_run(config: ConfigDict) -> Inspection:
+    """What `inspect` finds of a configuration, before it is text."""
     schema = assembly.data_schema(config)
     method = assembly.build_method(config, schema)
     optimizer = make_optimizer(OptimizerOptions(**config.optimizer), STEPS, method.frozen)
     batch = assembly.batch_spec(config, schema, config.train.batch_size)
     layout = abstract_layout(**config.mesh)
-    found = inspect_run(method, optimizer, batch, layout, accumulate=config.train.accumulate)
-    return f"Configuration\n\n{_keys(config)}\n\n{format_inspection(found, depth)}"
+    return inspect_run(method, optimizer, batch, layout, accumulate=config.train.accumulate)
 
 
 def abstract_layout(data: int, fsdp: int) -> Layout:

@@ -57,6 +57,16 @@ def per_device(
     return found
 
 
+def compiled_bytes(step: jax.stages.Compiled) -> int:
+    """The most that each device holds while a compiled step runs, as the compiler planned it.
+
+    Arguments, results that take no argument's place, and temporary buffers at their peak.
+    """
+    found: Any = step.memory_analysis()
+    arguments, results = found.argument_size_in_bytes, found.output_size_in_bytes
+    return arguments + results - found.alias_size_in_bytes + found.temp_size_in_bytes
+
+
 def tree_bytes(tree: Tree) -> int:
     """Bytes of all arrays of a tree, whole."""
     return sum(array_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))

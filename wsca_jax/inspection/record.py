@@ -69,6 +69,7 @@ class Inspection:
       terms: every loss term there is.
       frozen: {pattern: number of parameters it freezes}.
       multiply_adds: {module path: multiply-adds of its own} in the forward pass of one image.
+      without_text: the same of an image without text; None where the batch has none.
       memory: {purpose: bytes on each device}; see `memory.per_device`.
       mesh: {axis: devices}.
     """
@@ -79,6 +80,7 @@ class Inspection:
     terms: tuple[LossTerm, ...]
     frozen: dict[str, int]
     multiply_adds: dict[Path, int]
+    without_text: dict[Path, int] | None
     memory: dict[str, int]
     mesh: dict[str, int]
 
@@ -106,7 +108,10 @@ def inspect_run(
         outputs=_arrays(_outputs(method, state, batch)),
         terms=_terms(method),
         frozen=_frozen(state.params, optimizer),
-        multiply_adds=_forward_multiply_adds(method, state, batch),
+        multiply_adds=forward_multiply_adds(method, state, batch),
+        without_text=None
+        if batch.tokens is None
+        else forward_multiply_adds(method, state, batch._replace(tokens=None)),
         memory=memory.per_device(method, optimizer, state, batch, layout, accumulate),
         mesh=dict(layout.mesh.shape),
     )
@@ -164,7 +169,9 @@ def _outputs(method: Method, state: TrainState, batch: AttributeBatch) -> Any:
     return jax.eval_shape(forward, state.variables, state.ema, batch)
 
 
-def _forward_multiply_adds(method: Method, state: TrainState, batch: AttributeBatch) -> dict[Path, int]:
+def forward_multiply_adds(method: Method, state: TrainState, batch: AttributeBatch) -> dict[Path, int]:
+    """{module path: multiply-adds of its own} in the evaluation of one image of such a batch."""
+
     def forward(variables: Any, batch: AttributeBatch) -> Any:
         step = jnp.zeros((), jnp.int32)
         return method.forward(method.model, variables, None, batch, step, False, {})[0]

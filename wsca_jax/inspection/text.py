@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from wsca_jax.inspection.cost import Cost
 from wsca_jax.inspection.multiply_adds import Path, roll_up
 from wsca_jax.inspection.record import ArrayInfo, Inspection, Parameter
 from wsca_jax.report.tables import format_table
@@ -13,6 +14,9 @@ MEMORY_NOTE = (
     "Activations are what the backward pass asks for; the compiler fuses or recomputes some of them,\n"
     "and adds buffers of its own."
 )
+
+
+COSTS_TITLE = "Cost of the modules: one image's forward pass, and a training step's memory on each device"
 
 
 def format_inspection(inspection: Inspection, depth: int) -> str:
@@ -34,6 +38,23 @@ def format_inspection(inspection: Inspection, depth: int) -> str:
         f"Memory of a training step, on each of {_mesh(inspection)}": _memory(inspection),
     }
     return "\n\n".join(f"{title}\n\n{body}" for title, body in sections.items())
+
+
+def format_costs(costs: Sequence[Cost]) -> str:
+    """Each cost, and its ratio to the first one listed, under a title."""
+    work, memory = costs[0], next(cost for cost in costs if cost.memory)
+    header = ("what", "multiply-adds", f"x {work.name}", "memory", f"x {memory.name}")
+    rows = [
+        (
+            cost.name,
+            f"{cost.multiply_adds / 1e6:,.2f} M",
+            f"{cost.multiply_adds / work.multiply_adds:.2f}",
+            format_bytes(cost.memory) if cost.memory else "-",
+            f"{cost.memory / memory.memory:.2f}" if cost.memory and memory.memory else "-",
+        )
+        for cost in costs
+    ]
+    return f"{COSTS_TITLE}\n\n{format_table(header, rows)}"
 
 
 def _arrays(arrays: Iterable[ArrayInfo]) -> str:

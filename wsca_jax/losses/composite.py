@@ -1,7 +1,7 @@
 """The composite loss: named terms, their weights, their sum.
 
 A term is a name, a function of (outputs, batch, step) and a weight, which balancing may scale while a run
-goes on. Terms with weight 0 are not computed.
+goes on. Terms with weight 0 are not computed. All but classification may start later in the run.
 """
 
 from __future__ import annotations
@@ -36,15 +36,22 @@ class Term:
       count: batch -> the (weighted) number of entries `fn` averages over, where the batch alone decides
         it. Gradient accumulation uses it to make the sum over microbatches equal the large batch exactly.
         None for losses between the examples of a batch, which see one microbatch at a time.
+      start_step: optimiser steps taken before the term enters the total. Until then its weight is 0, it has
+        no gradient and balancing does not see it; only its raw value is known.
     """
 
     name: str
     fn: Callable[[Any, AttributeBatch, Array], Scalar]
     weight: float
     count: Callable[[AttributeBatch], Scalar] | None = None
+    start_step: int = 0
 
     def __post_init__(self) -> None:
         check_names([self.name])
+
+    def once_started(self, value: Scalar, step: Int32[Array, ""]) -> Scalar:
+        """The value from the term's start on, 0 before."""
+        return jnp.where(step >= self.start_step, value, 0) if self.start_step else value
 
 
 class Combined(NamedTuple):
@@ -53,7 +60,7 @@ class Combined(NamedTuple):
     Attributes:
       total: the weighted sum, which is trained. Uncertainty's penalty on log variances is in it too.
       terms: {name: raw mean}, before weights.
-      weights: {name: the factor it entered the total with}.
+      weights: {name: the factor it entered the total with}; 0 before the term's start.
       loss_state: what balancing remembers after these terms.
     """
 
@@ -80,6 +87,21 @@ def active(terms: Sequence[Term]) -> tuple[Term, ...]:
     if repeated:
         raise ValueError(f"loss terms repeat: {', '.join(repeated)}; each name stands once")
     return tuple(term for term in terms if term.weight != 0)
+
+
+def start_later(terms: Sequence[Term], step: int) -> tuple[Term, ...]:
+    """The terms, all but classification starting after `step` optimiser steps and counting steps from there.
+
+    Schedules inside a term (pseudo labels' warm-up) thus begin with the term.
+    """
+    return tuple(term if term.name == schemes.ANCHOR else _starting_at(term, step) for term in terms)
+
+
+def _starting_at(term: Term, start: int) -> Term:
+    def fn(outputs: Any, batch: AttributeBatch, step: Array) -> Scalar:
+        return term.fn(outputs, batch, step - start)
+
+    return dataclasses.replace(term, fn=fn, start_step=start) if start else term
 
 
 def microbatch_shares(terms: Sequence[Term], microbatches: AttributeBatch) -> dict[str, Float32[Array, "n"]]:
@@ -138,10 +160,10 @@ def combine(
         share = jnp.float32(1) if shares is None else shares[term.name]
         value = share * jnp.asarray(term.fn(outputs, batch, step), jnp.float32)
         scale, own = scales[term.name], jnp.float32(term.weight)
-        raw[term.name], weights[term.name] = value, own * scale.factor
+        raw[term.name], weights[term.name] = value, term.once_started(own * scale.factor, step)
         penalty = jnp.where(schemes.seen(value), own * share * scale.penalty, 0)
-        total = total + weights[term.name] * value + penalty
-    return Combined(total, raw, weights, schemes.advance(balancing, loss_state, raw))
+        total = total + term.once_started(own * scale.factor * value + penalty, step)
+    return Combined(total, raw, weights, _remember(balancing, loss_state, raw, weights))
 
 
 def whole(parts: Combined, loss_state: LossState, balancing: Balancing) -> Combined:
@@ -154,4 +176,13 @@ def whole(parts: Combined, loss_state: LossState, balancing: Balancing) -> Combi
     """
     terms = {name: values.sum() for name, values in parts.terms.items()}
     weights = {name: values[0] for name, values in parts.weights.items()}
-    return Combined(parts.total.sum(), terms, weights, schemes.advance(balancing, loss_state, terms))
+    loss_state = _remember(balancing, loss_state, terms, weights)
+    return Combined(parts.total.sum(), terms, weights, loss_state)
+
+
+def _remember(
+    balancing: Balancing, loss_state: LossState, terms: Mapping[str, Scalar], weights: Mapping[str, Scalar]
+) -> LossState:
+    """Balancing's state after a step; a term that had no weight in it was not seen."""
+    entered = {name: jnp.where(weights[name] == 0, 0, value) for name, value in terms.items()}
+    return schemes.advance(balancing, loss_state, entered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,13 +17,14 @@ from input_pipeline import SOURCES, text
 from input_pipeline.batch import AttributeBatch
 from input_pipeline.schema import AttributeSchema
 from wsca_jax import augment
-from wsca_jax.losses import composite
+from wsca_jax.losses import composite, pseudo_labels
 from wsca_jax.losses.balancing import Balancing, balanced
 from wsca_jax.losses.composite import Term
 from wsca_jax.methods import wsca_gauges, wsca_model, wsca_terms
-from wsca_jax.methods.base import Method, Variables
+from wsca_jax.methods.base import Gauges, Method, Variables
+from wsca_jax.methods.wsca_teacher import Teacher
 from wsca_jax.models.pretrained import load_resnet
-from wsca_jax.models.wsca import WSCA, Outputs
+from wsca_jax.models.wsca import Outputs
 
 # Sections of the configuration that may be None, and their settings where they are not. None leaves the
 # module out, with the loss terms that read it.
@@ -40,8 +42,14 @@ def default_config() -> ConfigDict:
     )
 
 
-def build(config: ConfigDict, schema: AttributeSchema) -> Method:
+def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> Method:
     """Builds the method of a resolved configuration.
+
+    Args:
+      config: resolved and complete.
+      schema: what is predicted.
+      total_steps: optimiser steps of the run, for loss terms that start at a share of it; 0 where no run is
+        meant.
 
     Raises:
       TypeError: for a field that a module does not have.
@@ -50,7 +58,8 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
     balancing = Balancing(**config.loss.balancing)
     words = text.for_data_set(SOURCES[config.data.name], text.TextOptions(**config.data.text))
     model = wsca_model.build_model(config.model, schema, words)
-    terms = composite.active(wsca_terms.build_terms(config.loss, schema, model))
+    start = wsca_terms.start_step(config.loss, total_steps)
+    terms = composite.start_later(composite.active(wsca_terms.build_terms(config.loss, schema, model)), start)
     if balancing.kind == "uncertainty":
         model = model.clone(uncertain_terms=len(balanced([term.name for term in terms])))
     _check_teacher(config, terms)
@@ -58,7 +67,7 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
         name="wsca",
         schema=schema,
         model=model,
-        forward=forward,
+        forward=functools.partial(forward, teach=build_teacher(config, start)),
         augment=build_augment(config, schema),
         terms=terms,
         rng_names=("dropout",) if model.router is None else ("dropout", "router"),
@@ -67,8 +76,25 @@ def build(config: ConfigDict, schema: AttributeSchema) -> Method:
         if config.model.pretrained
         else None,
         balancing=balancing,
-        gauges=wsca_gauges.build_gauges(config.loss, model, wsca_terms.entries_to_fit(config.loss, model)),
+        gauges=_counted_from(
+            start,
+            wsca_gauges.build_gauges(config.loss, model, wsca_terms.entries_to_fit(config.loss, model)),
+        ),
     )
+
+
+def build_teacher(config: ConfigDict, start_step: int) -> Teacher:
+    accept = functools.partial(pseudo_labels.accept, **config.loss.accept)
+    return Teacher(accept, config.loss.whole_teacher, start_step)
+
+
+def _counted_from(start: int, gauges: Gauges) -> Gauges:
+    """The gauges with steps counted as the terms that they watch count them."""
+
+    def measure(outputs: Any, batch: AttributeBatch, step: Array) -> Mapping[str, Array]:
+        return gauges.measure(outputs, batch, step - start)
+
+    return dataclasses.replace(gauges, measure=measure) if start else gauges
 
 
 def _check_teacher(config: ConfigDict, terms: tuple[Term, ...]) -> None:
@@ -107,6 +133,8 @@ def forward(
     step: Array,
     train: bool,
     rngs: Mapping[str, jax.Array],
+    *,
+    teach: Teacher,
 ) -> tuple[Outputs, Any]:
     """One pass through the model; see `wsca_jax.methods.base.Forward`."""
     if not train:
@@ -121,16 +149,6 @@ def forward(
         rngs=dict(rngs),
         mutable=["batch_stats"],
     )
-    return with_pseudo_labels(model, outputs, teacher), updated["batch_stats"]
-
-
-def with_pseudo_labels(model: nn.Module, outputs: Outputs, teacher: Variables | None) -> Outputs:
-    """Adds what the teacher's vote heads say of the student's features.
-
-    The teacher's own pass through the trunk would cost a third of a step; its vote heads cost nothing.
-    """
-    if teacher is None or outputs.routing is None:
-        return outputs
-    features = jax.lax.stop_gradient(outputs.routing.features)
-    pseudo: Any = model.apply(teacher, features, method=WSCA.votes)
-    return outputs._replace(pseudo=jax.lax.stop_gradient(pseudo))
+    if teacher is not None and outputs.routing is not None:
+        outputs = outputs._replace(pseudo=teach(model, teacher, outputs, batch, step))
+    return outputs, updated["batch_stats"]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from wsca_jax.losses import hierarchy, pseudo_labels, routing
 from wsca_jax.methods.base import Gauges
-from wsca_jax.methods.wsca_terms import Entries, accepted_entries
+from wsca_jax.methods.wsca_terms import Entries
 from wsca_jax.models.wsca import WSCA
 
 BINS = 10  # of quality, for its calibration error
@@ -36,7 +36,7 @@ def build_gauges(config: ConfigDict, model: WSCA, fitted: Entries) -> Gauges:
         measures += [
             _routing,
             lambda *args: _votes(config, fitted, *args),
-            lambda *args: _accepted(config, *args),
+            _accepted,
         ]
     if model.decomposer is not None:
         measures.append(_graph)
@@ -109,11 +109,11 @@ def _judged(fitted: Entries, outputs: Any, batch: Any) -> Bool[Array, "B A"]:
     return known if outputs.pseudo is None else known & ~fitted(batch)
 
 
-def _accepted(config: ConfigDict, outputs: Any, batch: Any, step: Array) -> Sums:
+def _accepted(outputs: Any, batch: Any, step: Array) -> Sums:
     if outputs.pseudo is None:
         return {}
     found = pseudo_labels.accepted_statistics(
-        accepted_entries(config, outputs, batch, step), outputs.pseudo.probability, batch.known, batch.weight
+        outputs.pseudo.accepted, outputs.pseudo.probability, batch.known, batch.weight
     )
     return {"pseudo_accepted": found.accepted, "pseudo_unknown": found.unknown}
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.text import Text
 from wsca_jax.models.alignment import Alignment
+from wsca_jax.models.captions import CaptionAlignment
 from wsca_jax.models.cross_modal import CrossModalEncoder
 from wsca_jax.models.decomposer import HierarchicalDecomposer
 from wsca_jax.models.frequency import FrequencyBranch
@@ -31,12 +32,14 @@ def default_config() -> dict[str, Any]:
         "hidden_size": 768,
         "attr_dim": 128,
         "token_stage": "c5",
+        "top_down": False,
         "linear_path": True,
         "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
         "trunk": fields(ResNet),
         "tokens": fields(VisualTokens),
         "heads": fields(GroupHeads),
         "fusion": fields(GatedFusion),
+        "captions": fields(CaptionAlignment),
         **dict.fromkeys(optional_sections()),
         "phrase_prototypes": False,  # alignment's prototypes from phrases, through the text tower
     }
@@ -79,11 +82,13 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text) -> WSCA
     width, branch, groups = config.hidden_size, config.attr_dim, schema.num_groups
     attributes = schema.num_attributes
     frequency = config.frequency
+    without_captions = config.alignment is None or config.encoder is None or _text_tower(config, text) is None
     return WSCA(
         trunk=ResNet(**config.trunk, **common),
         tokens=VisualTokens(width, **config.tokens, **common),
         heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common),
         token_stage=config.token_stage,
+        top_down=config.top_down,
         linear_path=config.linear_path,
         frequency=_optional(frequency, FrequencyBranch, groups, width, **common),
         fusion=None if frequency is None else GatedFusion(width, **config.fusion, **common),
@@ -93,6 +98,7 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text) -> WSCA
         router=_optional(config.router, PseudoLabelRouter, attributes, width, **common),
         decomposer=_optional(config.decomposer, HierarchicalDecomposer, groups, branch, width, **common),
         alignment=_optional(config.alignment, Alignment, attributes, branch, **common),
+        captions=None if without_captions else CaptionAlignment(branch, **config.captions, **common),
         phrases=_phrases(config, schema, text),
     )
 

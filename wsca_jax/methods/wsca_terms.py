@@ -30,6 +30,7 @@ from wsca_jax.losses import (
 )
 from wsca_jax.losses.balancing import Balancing
 from wsca_jax.losses.composite import Term
+from wsca_jax.losses.image_text import image_text
 from wsca_jax.models.wsca import WSCA
 
 # How `loss.classification` scores logits against known labels; each takes the section of its own name.
@@ -52,12 +53,15 @@ def default_config() -> dict[str, Any]:
         "asymmetric": settings(classification.asymmetric),
         "held_out": settings(pseudo_labels.held_out),  # known entries that teach the router's quality alone
         "accept": settings(pseudo_labels.accept),  # unknown entries that take their pseudo label
+        "whole_teacher": False,  # whether pseudo labels come from a pass of the whole averaged model
         "mavd": settings(routing.router_loss),
         "hierarchy": settings(hierarchy.hierarchy),
         "frequency": settings(frequency.decoupling),
         "cmdl": settings(disentanglement.cmdl),
         "cal": settings(alignment.cal),
+        "caption_factor": 1.0,  # of image-text alignment within `cal`, where captions are read
         "balancing": settings(Balancing),
+        "start_fraction": 0.0,  # of the run's steps; until then classification is the only loss
         "weights": {
             "classification": 1.0,
             "pseudo": 1.0,
@@ -75,6 +79,18 @@ def settings(function: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of a function that have a default, and it, but for optional arrays (None)."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
+
+
+def start_step(config: ConfigDict, total_steps: int) -> int:
+    """Optimiser steps before any term but classification starts. Raises ValueError for a wrong share.
+
+    A share of the run and not a number of steps: the recipe stays the same at another batch size or length,
+    and a short run trains the modules, too.
+    """
+    fraction = config.start_fraction
+    if not 0 <= fraction < 1:
+        raise ValueError(f"loss.start_fraction is {fraction}; expected a number from 0 to below 1")
+    return round(fraction * total_steps)
 
 
 def build_terms(config: ConfigDict, schema: AttributeSchema, model: WSCA) -> list[Term]:
@@ -164,25 +180,12 @@ def _pseudo(config: ConfigDict) -> Term:
             outputs.logits,
             outputs.pseudo.probability,
             outputs.pseudo.quality,
-            accepted_entries(config, outputs, batch, step),
+            outputs.pseudo.accepted,
             batch.weight,
         )
 
     # The loss is a mean over all entries, accepted or not.
     return Term("pseudo", fn, weight=config.weights.pseudo, count=lambda batch: jnp.sum(batch.weight))
-
-
-def accepted_entries(config: ConfigDict, outputs: Any, batch: Any, step: Array) -> Bool[Array, "B A"]:
-    """The unknown entries that take their pseudo label at this step; needs `outputs.pseudo`."""
-    return pseudo_labels.accept(
-        outputs.pseudo.probability,
-        outputs.pseudo.quality,
-        batch.labels,
-        batch.known,
-        batch.weight,
-        step,
-        **config.accept,
-    )
 
 
 def _hierarchy(config: ConfigDict) -> Term:
@@ -221,9 +224,8 @@ def _cal(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
     def fn(outputs: Any, batch: Any, step: Array) -> Array:
         pseudo: dict[str, Any] = {}
         if outputs.pseudo is not None and config.weights.pseudo != 0:
-            accepted = accepted_entries(config, outputs, batch, step)
-            pseudo = {"probability": outputs.pseudo.probability, "accepted": accepted}
-        return alignment.cal(
+            pseudo = {"probability": outputs.pseudo.probability, "accepted": outputs.pseudo.accepted}
+        return _captions(config, outputs, batch) + alignment.cal(
             outputs.groups,
             batch.labels,
             fitted(batch),
@@ -235,3 +237,12 @@ def _cal(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
         )
 
     return Term("cal", fn, weight=config.weights.cal)
+
+
+def _captions(config: ConfigDict, outputs: Any, batch: Any) -> Array:
+    pairs = outputs.captions
+    if pairs is None or not config.caption_factor:
+        return jnp.zeros(())
+    return config.caption_factor * image_text(
+        pairs.image, pairs.caption, pairs.unread, batch.weight, scale=pairs.scale, bias=pairs.bias
+    )

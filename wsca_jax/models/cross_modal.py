@@ -39,6 +39,8 @@ class Encoding(NamedTuple):
       attention: float32 [B, G, h, w], the weights that pooled the branches; they sum to 1 over (h, w).
       text: [B, d], the text tower's mean token: of the text alone, whatever the image, in the space of the
         phrases; 0 for an example without text, None for a call without text.
+      unread: bool [B], whether there is a text that the tokens have not read, because it was dropped in
+        training; None for a call without text.
     """
 
     tokens: Float[Array, "B h w d"]
@@ -46,6 +48,7 @@ class Encoding(NamedTuple):
     values: Float[Array, "B G N a"]
     attention: Float32[Array, "B G h w"]
     text: Float[Array, "B d"] | None = None
+    unread: Bool[Array, "B"] | None = None
 
 
 class Attention(nn.Module):
@@ -247,12 +250,16 @@ class CrossModalEncoder(nn.Module):
         positions = grid_positions(height, width, channels)
         visual = (tokens + positions).astype(self.dtype).reshape(batch, height * width, channels)
         words = self._read(text, batch, train)
-        visual = self._blocks(visual, self._drop_texts(words, train), train)
+        kept = self._drop_texts(words, train)
+        visual = self._blocks(visual, kept, train)
         visual = nn.LayerNorm(dtype=self.dtype, name="norm")(visual).reshape(tokens.shape)
         branches = AttributeBranches(
             self.num_groups, self.attr_dim, self.dropout, self.dtype, name="branches"
         )(visual, train=train)
-        return Encoding(*branches, text=None if words is None else mean_token(words))
+        if words is None or kept is None:
+            return Encoding(*branches)
+        unread = words.present.any(-1) & ~kept.present.any(-1)
+        return Encoding(*branches, text=mean_token(words), unread=unread)
 
     def encode_phrases(self, ids: Int32[Array, "P T"], *, train: bool) -> Float[Array, "P d"]:
         """The text tower's mean token of each phrase; raises ValueError where there is no tower."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +33,9 @@ class GroupHeads(nn.Module):
 
     Group g's classifier, Dense d/2 -> ReLU -> Dropout -> Dense A_g, reads
     projector(LayerNorm(refined_g + Dense(pooled))); without `refined` its part drops out of the sum.
-    Groups without attributes cost nothing and have no parameters. A linear classifier of the trunk's own
-    pooled features is added where they are given: a deep head alone learns rare attributes slowly from few
-    images, because their gradient has to find its way through three layers first.
+    Groups without attributes cost nothing and have no parameters. Each of the `linear` features adds a linear
+    classifier of its own, those of groups after a LayerNorm: a deep head alone learns rare attributes slowly
+    from few images, because their gradient has to find its way through three layers first.
 
     Attributes:
       group_of: for each attribute, its group's number.
@@ -54,10 +56,18 @@ class GroupHeads(nn.Module):
         self,
         pooled: Float[Array, "B d"],
         refined: Float[Array, "B G a"] | None = None,
-        trunk: Float[Array, "B C"] | None = None,
+        linear: Mapping[str, Float[Array, "B *G C"]] | None = None,
         *,
         train: bool,
     ) -> Float32[Array, "B A"]:
+        """Classifies.
+
+        Args:
+          pooled: [B, d], the pooled image.
+          refined: [B, G, a], the groups' features.
+          linear: {name: [B, C], the same for every group, or [B, G, C]}, also read by linear classifiers.
+          train: whether to drop out.
+        """
         members, slots = padded_members(self.group_of)
         features = nn.Dense(self.attr_dim, dtype=self.dtype, name="pooled")(pooled)[:, None]
         if refined is not None:
@@ -67,10 +77,18 @@ class GroupHeads(nn.Module):
         features = jnp.broadcast_to(features, (len(features), len(members), self.hidden_size))
         hidden = self._hidden(features, train)
         logits = self._logits(hidden, members)[:, slots]
-        if trunk is None:
-            return logits
-        linear = nn.Dense(len(self.group_of), dtype=self.dtype, use_bias=False, name="linear")
-        return logits + linear(trunk).astype(jnp.float32)
+        return sum((self._linear(x, name) for name, x in (linear or {}).items()), logits)
+
+    def _linear(self, features: Float[Array, "B *G C"], name: str) -> Float32[Array, "B A"]:
+        if features.ndim == 2:
+            classify = nn.Dense(len(self.group_of), dtype=self.dtype, use_bias=False, name=f"linear_{name}")
+            return classify(features).astype(jnp.float32)
+        initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
+        shape = (len(self.group_of), features.shape[-1])
+        kernel = self.param(f"linear_{name}_kernel", initial, shape, jnp.float32).astype(self.dtype)
+        normed = nn.LayerNorm(dtype=self.dtype, use_bias=False, name=f"linear_{name}_norm")(features)
+        own = normed[:, np.asarray(self.group_of)]
+        return jnp.einsum("bac,ac->ba", own, kernel, preferred_element_type=jnp.float32)
 
     def _hidden(self, features: Float[Array, "B G d"], train: bool) -> Float[Array, "B G h"]:
         groups, width = features.shape[1], self.hidden_size // 2

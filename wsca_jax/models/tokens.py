@@ -28,8 +28,24 @@ def adaptive_average_pool(feature: Float[Array, "B H W C"], grid: int) -> Float[
     return jnp.einsum("hH,wW,BHWC->BhwC", rows.astype(feature.dtype), columns.astype(feature.dtype), feature)
 
 
+def interpolate(feature: Float[Array, "B H W C"], grid: tuple[int, int]) -> Float[Array, "B h w C"]:
+    """Bilinear interpolation onto a finer grid."""
+    rows, columns = (interpolation_matrix(n, m) for n, m in zip(feature.shape[1:3], grid, strict=True))
+    return jnp.einsum("hH,wW,BHWC->BhwC", rows.astype(feature.dtype), columns.astype(feature.dtype), feature)
+
+
+def interpolation_matrix(size: int, places: int) -> Float[np.ndarray, "places size"]:
+    """Linear interpolation of `size` positions at `places` equidistant ones; the outermost are held."""
+    centres = np.clip((np.arange(places) + 0.5) * size / places - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(size))).astype(np.float32)
+
+
 class VisualTokens(nn.Module):
-    """Feature map -> tokens: adaptive pooling, Dense, LayerNorm, ReLU, Dropout.
+    """Feature maps -> tokens: adaptive pooling, Dense, LayerNorm, ReLU, Dropout.
+
+    The first map gives the grid. Coarser ones, where given, tell each token what the later stages know about
+    its place: their projections are interpolated and added before the normalisation (the top-down path of
+    feature pyramids, Lin et al. 2017, arXiv:1612.03144). Every token still has a content of its own.
 
     Attributes:
       hidden_size: width d of a token.
@@ -44,8 +60,14 @@ class VisualTokens(nn.Module):
     dtype: DTypeLike = jnp.bfloat16
 
     @nn.compact
-    def __call__(self, feature: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B h w d"]:
+    def __call__(
+        self, feature: Float[Array, "B H W C"], *coarser: Float[Array, "B H W C"], train: bool
+    ) -> Float[Array, "B h w d"]:
         pooled = adaptive_average_pool(feature, self.grid)
         tokens = nn.Dense(self.hidden_size, dtype=self.dtype, name="projection")(pooled)
+        for number, above in enumerate(coarser):
+            name = f"from_above_{number}"
+            above = nn.Dense(self.hidden_size, use_bias=False, dtype=self.dtype, name=name)(above)
+            tokens = tokens + interpolate(above, (tokens.shape[1], tokens.shape[2]))
         tokens = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(tokens))
         return nn.Dropout(self.dropout, deterministic=not train)(tokens)

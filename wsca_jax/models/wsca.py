@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from wsca_jax.models.resnet import Stages
 
@@ -17,10 +17,12 @@ class PseudoLabels(NamedTuple):
     Attributes:
       probability: float32 [B, A] in [0, 1], the voted probability of each attribute.
       quality: float32 [B, A] in [0, 1], how sure the teacher is that rounding the vote is right.
+      accepted: bool [B, A], the unknown entries that take their pseudo label at this step.
     """
 
     probability: Float32[Array, "B A"]
     quality: Float32[Array, "B A"]
+    accepted: Bool[Array, "B A"]
 
 
 class Outputs(NamedTuple):
@@ -35,6 +37,7 @@ class Outputs(NamedTuple):
         branches, or the decomposer's nodes where there is no encoder; None without either.
       frequency, encoding, routing, decomposition, alignment: what the module in each socket returned, or
         None.
+      captions: images and captions in one space; None without a text.
       log_variances: float32 [terms], learned by uncertainty weighting, or None.
       pseudo: the teacher's pseudo labels, in training with a router; None otherwise.
     """
@@ -49,6 +52,7 @@ class Outputs(NamedTuple):
     routing: Any = None
     decomposition: Any = None
     alignment: Any = None
+    captions: Any = None
     log_variances: Float32[Array, "T"] | None = None
     pseudo: PseudoLabels | None = None
 
@@ -62,15 +66,19 @@ class WSCA(nn.Module):
     Attributes:
       trunk: (image, weight, train) -> `Stages`.
       tokens: (feature map, train) -> tokens [B, h, w, d].
-      heads: (pooled, refined or None, trunk features [B, C] or None, train) -> logits [B, A].
-      linear_path: whether the heads also see the trunk's mean feature, through one linear layer.
+      heads: (pooled, refined or None, {name: features} for linear classifiers, train) -> logits [B, A].
+      linear_path: whether each attribute also has linear classifiers of the trunk's mean feature, its group's
+        refined feature and its group's description of the frequency bands, those of them that there are.
       token_stage: the trunk's stage that the tokens come from ("c3", "c4" or "c5").
+      top_down: whether the stages after it add what they know to each token.
       frequency: (image, train) -> record with `token` [B, 1, d].
       fusion: (tokens [B, h, w, d], frequency token [B, 1, d], train) -> tokens.
       encoder: (tokens, text tokens or None, train) -> record with `tokens` and `branches` [B, G, a].
       router: (pooled [B, d], train) -> record with `pooled` [B, d]; also `votes`, see `WSCA.votes`.
       decomposer: (tokens, branches or None, train) -> record with `refined` [B, G, a].
       alignment: (phrase features or None, train) -> what contrastive alignment learns beside the features.
+      captions: (pooled [B, d], mean text token [B, d], unread [B], train) -> what image-text alignment
+        compares.
       phrases: token ids of each attribute's phrase, [A, T], from which the encoder's text tower makes the
         prototypes of alignment; None lets alignment learn them.
       uncertain_terms: how many loss terms learn a log-variance as their weight; 0 for none.
@@ -81,12 +89,14 @@ class WSCA(nn.Module):
     heads: nn.Module
     linear_path: bool = True
     token_stage: str = "c5"
+    top_down: bool = False
     frequency: nn.Module | None = None
     fusion: nn.Module | None = None
     encoder: nn.Module | None = None
     router: nn.Module | None = None
     decomposer: nn.Module | None = None
     alignment: nn.Module | None = None
+    captions: nn.Module | None = None
     phrases: tuple[tuple[int, ...], ...] | None = None
     uncertain_terms: int = 0
 
@@ -107,7 +117,7 @@ class WSCA(nn.Module):
         train: bool,
     ) -> Outputs:
         stages = self.trunk(image, weight=weight, train=train)
-        tokens = self.tokens(getattr(stages, self.token_stage), train=train)
+        tokens = self.tokens(*self._token_stages(stages), train=train)
         frequency = encoding = routing = decomposition = branches = refined = None
         if self.frequency is not None and self.fusion is not None:
             frequency = self.frequency(image, train=train)
@@ -117,14 +127,14 @@ class WSCA(nn.Module):
             tokens, branches = encoding.tokens, encoding.branches
             refined = branches
         pooled = jnp.mean(tokens, axis=(1, 2))
+        captions = self._compare_captions(pooled, encoding, train)
         if self.router is not None:
             routing = self.router(pooled, train=train)
             pooled = routing.pooled
         if self.decomposer is not None:
             decomposition = self.decomposer(tokens, branches, train=train)
             refined = decomposition.refined
-        trunk = jnp.mean(stages.c5, axis=(1, 2)) if self.linear_path else None
-        logits = self.heads(pooled, refined, trunk, train=train)
+        logits = self.heads(pooled, refined, self._linear_features(stages, refined, frequency), train=train)
         return Outputs(
             logits,
             tokens,
@@ -136,14 +146,40 @@ class WSCA(nn.Module):
             routing=routing,
             decomposition=decomposition,
             alignment=self._align(train),
+            captions=captions,
             log_variances=self._log_variances(),
         )
 
-    def votes(self, features: Float[Array, "B d"]) -> PseudoLabels:
-        """Pseudo labels from the router's vote heads alone, on features of another copy of the model."""
+    def logits_from_branches(
+        self, branches: Float[Array, "B G a"], outputs: Outputs
+    ) -> Float32[Array, "B A"]:
+        """What the logits would be, in evaluation, with these branches and all else as in `outputs`."""
+        refined, decomposer, heads = branches, self.decomposer, self.heads
+        if decomposer is not None:
+            refined = decomposer(outputs.tokens, branches, train=False).refined
+        linear = self._linear_features(outputs.stages, refined, outputs.frequency)
+        return heads(outputs.pooled, refined, linear, train=False)
+
+    def votes(self, features: Float[Array, "B d"]) -> tuple[Float32[Array, "B A"], Float32[Array, "B A"]]:
+        """Logits of votes and of their quality, on router features of another copy of the model."""
         router: Any = self.router
-        votes, quality = router.votes(features)
-        return PseudoLabels(nn.sigmoid(votes), nn.sigmoid(quality))
+        return router.votes(features)
+
+    def _linear_features(
+        self, stages: Stages, refined: Float[Array, "B G a"] | None, frequency: Any
+    ) -> dict[str, Array]:
+        if not self.linear_path:
+            return {}
+        found = {"trunk": jnp.mean(stages.c5, axis=(1, 2))}
+        if refined is not None:
+            found["refined"] = refined
+        if frequency is not None:
+            found["frequency"] = frequency.groups
+        return found
+
+    def _token_stages(self, stages: Stages) -> tuple[Array, ...]:
+        first = Stages._fields.index(self.token_stage)
+        return stages[first:] if self.top_down else (stages[first],)
 
     def _align(self, train: bool) -> Any:
         if self.alignment is None:
@@ -153,6 +189,11 @@ class WSCA(nn.Module):
         encoder: Any = self.encoder
         ids = jnp.asarray(self.phrases, jnp.int32)
         return self.alignment(encoder.encode_phrases(ids, train=train), train=train)
+
+    def _compare_captions(self, pooled: Float[Array, "B d"], encoding: Any, train: bool) -> Any:
+        if self.captions is None or encoding is None or encoding.text is None:
+            return None
+        return self.captions(pooled, encoding.text, encoding.unread, train=train)
 
     def _log_variances(self) -> Float32[Array, "T"] | None:
         if not self.uncertain_terms:

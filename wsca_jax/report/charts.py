@@ -110,6 +110,19 @@ def map_chart(rows: Sequence[Row], chance: float) -> str:
         return _svg(figure, "Validation mAP over training steps")
 
 
+def share_chart(rows: Sequence[Row], curves: Sequence[tuple[str, str, str]], title: str) -> str:
+    """Up to two figures between 0 and 1 over steps, each given as (kind of rows, name, words for it)."""
+    with rc_context(STYLE):
+        figure, axes = _figure()
+        axes.set_ylim(0, 1.02)
+        named = [(series(rows, kind, name), words) for kind, name, words in curves]
+        ends = [curve.values[-1] if len(curve.values) else 0.0 for curve, _ in named]
+        for (curve, words), colour, end in zip(named, (ACCENT, SECOND), ends, strict=False):
+            axes.plot(*curve, color=colour, linewidth=1.8)
+            _mark_end(axes, curve, words, colour, align="bottom" if end == max(ends) else "top")
+        return _svg(figure, title)
+
+
 def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.4, 2.7), layout="constrained")
     axes = figure.add_subplot()

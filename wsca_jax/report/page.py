@@ -10,9 +10,10 @@ from html import escape
 from typing import Any
 
 from wsca_jax.metrics import AttributeResult, Results, Summary
-from wsca_jax.report.charts import loss_chart, map_chart
+from wsca_jax.report.charts import loss_chart, map_chart, series, share_chart
 from wsca_jax.report.records import TrainingReport
 from wsca_jax.report.style import CSS, SCRIPT
+from wsca_jax.report.tables import describe_worst_group
 from wsca_jax.writers import Row, format_seconds
 
 TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -37,6 +38,7 @@ def render(report: TrainingReport, rows: Sequence[Row]) -> str:
         _header(report),
         _headline(report),
         _charts(report, rows),
+        _pseudo_labels(rows),
         _groups(report.results),
         _attributes(report.results),
         _timings(report),
@@ -119,12 +121,7 @@ def majority_accuracy(results: Results) -> float:
 def _remarks(results: Results) -> str:
     remarks = []
     if results.worst_group is not None:
-        worst = results.worst_group
-        remarks.append(
-            f"Worst group: accuracy {_number(worst.accuracy)} on the {worst.examples:,} examples "
-            f"{'with' if worst.present else 'without'} {worst.attribute} "
-            f"whose {worst.factor} is {worst.factor_value}."
-        )
+        remarks.append(describe_worst_group(results.worst_group))
     if results.overall.attributes_without_positives:
         remarks.append(
             "Without a positive example, and so left out of mAP, precision, recall and F1: "
@@ -146,10 +143,37 @@ def _charts(report: TrainingReport, rows: Sequence[Row]) -> str:
         (title, loss_chart(rows, name)),
         ("mAP on the validation split", map_chart(rows, report.results.overall.chance_mAP)),
     )
-    figures = "".join(
+    return f'<h2>Learning curves</h2><section class="charts">{_figures(charts)}</section>'
+
+
+def _figures(charts: Sequence[tuple[str, str]]) -> str:
+    return "".join(
         f'<figure class="chart card"><figcaption>{title}</figcaption>{svg}</figure>' for title, svg in charts
     )
-    return f'<h2>Learning curves</h2><section class="charts">{figures}</section>'
+
+
+def _pseudo_labels(rows: Sequence[Row]) -> str:
+    """How many entries took a pseudo label over training, and how good the votes behind them were."""
+    if not any("pseudo_accepted" in row.values for row in rows):
+        return ""
+    kind = "hidden" if any(row.kind == "hidden" for row in rows) else "validation"
+    where = "the hidden labels of training images" if kind == "hidden" else "the validation split"
+    errors = series(rows, kind, "quality_ece").values
+    accepted, right = "Unknown entries that take their pseudo label", f"Votes that are right, on {where}"
+    shares = (
+        ("train", "pseudo_accepted", "accepted"),
+        (kind, "confident_fraction", "above the threshold"),
+    )
+    accuracies = ((kind, "confident_accuracy", "above the threshold"), (kind, "vote_accuracy", "all"))
+    charts = (
+        (accepted, share_chart(rows, shares, accepted)),
+        (right, share_chart(rows, accuracies, right)),
+    )
+    note = f"Expected calibration error of their quality: {_number(errors[-1])}." if len(errors) else ""
+    return (
+        f'<h2>Pseudo labels</h2><section class="charts">{_figures(charts)}</section>'
+        f'<p class="muted">{escape(note)}</p>'
+    )
 
 
 # Tables.

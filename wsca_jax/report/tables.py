@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from wsca_jax.metrics import Results, Summary
+from wsca_jax.metrics import Results, Summary, WorstGroup
 
 GROUP_COLUMNS = ("group", "attributes", "prevalence", "mAP", "accuracy", "balanced accuracy", "F1")
 
@@ -18,6 +18,21 @@ def format_groups(results: Results) -> str:
     rows = [_cells(group) for group in results.groups]
     total = ("all attributes", *_cells(results.overall)[1:])
     return format_table(GROUP_COLUMNS, [*rows, total], rule_before_last=True)
+
+
+def format_results(results: Results) -> str:
+    """`format_groups`, and beneath it the worst group where there is one."""
+    worst = results.worst_group
+    return format_groups(results) + ("" if worst is None else f"\n\n{describe_worst_group(worst)}")
+
+
+def describe_worst_group(worst: WorstGroup) -> str:
+    """A sentence that names the cell, its size and its accuracy."""
+    return (
+        f"Worst group: accuracy {format_figure(worst.accuracy)} on the {worst.examples:,} examples "
+        f"{'with' if worst.present else 'without'} {worst.attribute} "
+        f"whose {worst.factor} is {worst.factor_value}."
+    )
 
 
 def _cells(summary: Summary) -> tuple[str, ...]:

@@ -1,0 +1,43 @@
+"""What the modules are worth on CelebA, all of them and each of them.
+
+    wsca sweep --sweep configs/sweeps/celeba.py --data_dir D --workdir runs/celeba_ablation
+
+ablation: at 10 % of the labels the baseline, every module, and every module less one part; at all labels the
+    baseline and every module. Ten rows, three seeds.
+"""
+
+TENTH = {"weak_labels.known_fraction": 0.1}
+LESS = {
+    "frequency": ("AFANet", {"model.frequency": None}),
+    "decomposer": ("WINNER", {"model.decomposer": None}),
+    "router": ("MAVD", {"model.router": None}),
+    "cmdl": ("CMDL", {"loss.weights.cmdl": 0.0}),
+    "cal": ("CAL", {"model.alignment": None}),
+    "dynamic": ("dynamic weights", {"loss.balancing.kind": "none"}),
+}
+
+
+def get_sweep(variant: str = "ablation") -> dict:
+    if variant != "ablation":
+        raise ValueError("choose ablation")
+    baseline = {"base": "configs/celeba.py:laptop_baseline"}
+    less = {
+        f"full-minus-{name}": {**TENTH, **change, "reference": "full", "description": f"without {words}"}
+        for name, (words, change) in LESS.items()
+    }
+    return {
+        "base": "configs/celeba.py:laptop",
+        "reference": "baseline",
+        "seeds": (0, 1, 2),
+        "rows": {
+            "baseline": {**baseline, **TENTH, "description": "10 % of the labels, no modules"},
+            "full": {**TENTH, "description": "every module"},
+            **less,
+            "all-baseline": {
+                **baseline,
+                "reference": "all-baseline",
+                "description": "all labels",
+            },
+            "all-full": {"reference": "all-baseline", "description": "every module"},
+        },
+    }

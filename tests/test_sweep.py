@@ -1,0 +1,587 @@
+"""Sweeps: what a file may say, what is left to do by what lies on the disk, processes, and the tables."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from input_pipeline import scenes
+from wsca_jax import cli, config
+from wsca_jax import sweep as sweeps
+from wsca_jax.config import ConfigError
+from wsca_jax.engine import manifest
+from wsca_jax.engine.record import write_run_record
+from wsca_jax.errors import ExitCode, WscaError
+from wsca_jax.evaluations import figures_path, read_figures, read_predictions, write_evaluation
+from wsca_jax.metrics import Predictions, bootstrap, compute
+from wsca_jax.sweep import definition, runs
+from wsca_jax.sweep.pool import Job, run_all
+from wsca_jax.sweep.progress import SweepProgress
+from wsca_jax.writers import RunWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "configs/scenes.py:tiny"
+EXAMPLE = "configs/sweeps/scenes.py:tiny"
+PATIENCE = 600  # seconds for processes that train, on a busy machine
+
+
+def example(**changes) -> dict:
+    rows = {
+        "plain": {},
+        "wide": {"model.hidden_size": 32, "description": "twice the\n  width"},
+        "wide-tenth": {
+            "model.hidden_size": 32,
+            "weak_labels.known_fraction": 0.1,
+            "reference": "wide",
+        },
+    }
+    return {"base": TINY, "reference": "plain", "seeds": (0, 1), "rows": rows, **changes}
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    def write(found: object) -> str:
+        path = tmp_path / "mine.py"
+        path.write_text(f"def get_sweep(variant=''):\n    return {found!r}\n")
+        return str(path)
+
+    return write
+
+
+# What a file may say.
+
+
+def test_rows_know_their_base_their_reference_and_what_differs():
+    sweep = definition.parse(example(), "mine.py")
+    assert [row.name for row in sweep.rows] == ["plain", "wide", "wide-tenth"]
+    assert sweep.row("wide").description == "twice the width"
+    assert sweep.row("wide-tenth").arguments == [
+        "--config.model.hidden_size=32",
+        "--config.weak_labels.known_fraction=0.1",
+    ]
+    blocks = {reference: [row.name for row in rows] for reference, rows in sweep.blocks.items()}
+    assert blocks == {"plain": ["plain", "wide"], "wide": ["wide", "wide-tenth"]}
+
+
+def test_overrides_mean_what_they_mean_on_the_command_line():
+    values = {
+        "model.router": "default",
+        "model.router.experts": 3,
+        "optimizer.weight_decay": 0.0,
+        "frozen": ("trunk/.*",),
+        "evaluation.captions": True,
+        "loss.balancing.kind": "trend",
+    }
+    row = definition.parse(example(rows={"plain": values}), "mine.py").rows[0]
+    resolved = config.load(row.base, row.arguments)
+    assert {key: config.flat(resolved)[key] for key in values if key != "model.router"} == {
+        key: value for key, value in values.items() if key != "model.router"
+    }
+    gone = definition.parse(example(rows={"plain": {**values, "model.router": None}}), "mine.py").rows[0]
+    with pytest.raises(ConfigError, match=r"model\.router\.experts"):
+        config.load(gone.base, gone.arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": {}}, "there are no rows"),
+        ({"seeds": ()}, "expected distinct whole numbers"),
+        ({"seeds": (1, 1)}, "expected distinct whole numbers"),
+        ({"seeds": 3}, "expected distinct whole numbers"),
+        ({"reference": "plane"}, "compared with 'plane', which is no row; there are: plain"),
+        ({"reference": None}, "row 'plain' needs a 'reference'"),
+        ({"row": {}}, "unknown key 'row'; a sweep has base, reference, seeds, rows"),
+        ({"rows": {"a/b": {}}}, "row 'a/b' would not make a folder"),
+        ({"rows": {"plain": None}}, "row 'plain' is None"),
+        ({"rows": {"plain": {"seed": 3}}}, "row 'plain' sets seed"),
+        ({"rows": {"plain": {"model.trunk": {"depth": 18}}}}, "'model.trunk.name': value"),
+        ({"rows": {"plain": {"optimizer.learning_rat": 1}}}, "did you mean --config.optimizer.learning_rate"),
+        ({"rows": {"plain": {"model.router.experts": 8}}}, r"unknown config key 'model.router.experts'"),
+        ({"rows": {"plain": {"loss.classification": "hinge"}}}, "row 'plain': config: .*hinge"),
+        ({"base": "configs/scene.py"}, "row 'plain': no config file configs/scene.py; did you mean"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line_before_anything_starts(sweep_file, tmp_path, capsys, changes, message):
+    spec = sweep_file(example(**changes))
+    code = cli.main(["sweep", "--sweep", spec, "--workdir", str(tmp_path / "w")])
+    lines = capsys.readouterr().err.splitlines()
+    assert code == ExitCode.BAD_INPUT
+    assert len(lines) == 1
+    assert lines[0].startswith(f"wsca: {spec}")
+    assert re.search(message, lines[0])
+    assert not list(tmp_path.glob("w/*/"))
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"no sweep file .*scene.py; did you mean .*scenes.py"):
+        definition.load("configs/sweeps/scene.py")
+    with pytest.raises(ConfigError, match="variant 'huge': ValueError: choose one of tiny"):
+        definition.load("configs/sweeps/scenes.py:huge")
+    with pytest.raises(ConfigError, match="defines no get_sweep"):
+        definition.load("configs/scenes.py")
+    (tmp_path / "list.py").write_text("def get_sweep(variant=''):\n    return []\n")
+    with pytest.raises(ConfigError, match="returned a list, expected a dict"):
+        definition.load(str(tmp_path / "list.py"))
+
+
+def test_an_unknown_row_in_only_names_the_nearest(sweep_file, tmp_path, capsys):
+    words = ["sweep", "--sweep", sweep_file(example()), "--workdir", str(tmp_path / "w"), "--only", "wid"]
+    assert cli.main(words) == ExitCode.BAD_INPUT
+    assert "no row 'wid'; did you mean 'wide'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.py")), ids=lambda path: path.stem)
+def test_shipped_sweeps_resolve(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for row in definition.load(str(path)).rows:
+        assert config.load(row.base, row.arguments).is_locked
+
+
+# What is left to do.
+
+
+def predictions(seed: int, signal: float, rows: int = 60) -> Predictions:
+    """Of one set of images whatever the seed; a higher signal ranks them better."""
+    labels = (np.random.default_rng(0).random((rows, 36)) < 0.4).astype(np.uint8)
+    logits = signal * labels + np.random.default_rng(seed + 1).normal(size=labels.shape) - 0.5 * signal
+    return Predictions(
+        logits.astype(np.float32),
+        labels,
+        np.ones(labels.shape, bool),
+        np.ones(rows, np.float32),
+        np.arange(rows, dtype=np.int32),
+    )
+
+
+def pretend_to_train(run: runs.SweepRun, images_per_second: float = 100.0) -> None:
+    write_run_record(run.workdir, config.to_json(run.config), scenes.SCHEMA)
+    folder = run.workdir / "checkpoints" / str(run.steps)
+    folder.mkdir(parents=True)
+    (folder / "state").write_text("arrays")
+    manifest.write(folder)
+    with RunWriter(run.workdir) as writer:
+        for step, rate in enumerate((float("nan"), 3.0, images_per_second, images_per_second, 1e6), 1):
+            writer.write(step, "train", {"loss": 1.0}, {"images_per_second": rate})
+
+
+def pretend_to_evaluate(run: runs.SweepRun, signal: float = 1.0, **changes) -> None:
+    found = predictions(run.seed, signal)
+    figures = {
+        "step": run.steps,
+        "data_dir": run.config.data.dir,
+        "captions": False,
+        "parameters": 1_250_000,
+        "results": compute(found, scenes.SCHEMA).to_json(),
+    }
+    write_evaluation(run.workdir, "validation", figures | changes, found)
+
+
+@pytest.fixture
+def planned(sweep_file, tmp_path):
+    spec = sweep_file(example())
+    return spec, runs.plan(definition.load(spec), tmp_path / "w")
+
+
+def test_the_disk_says_what_is_left_to_do(planned):
+    run = planned[1][3]
+    assert (run.name, run.steps) == ("wide/seed_1", 12)
+    assert run.next_command() == run.train_command()
+    pretend_to_train(run)
+    assert run.next_command()[3:] == [
+        "evaluate",
+        "--workdir",
+        str(run.workdir),
+        "--split",
+        "validation",
+    ]
+    pretend_to_evaluate(run, step=6)  # of an earlier step
+    assert run.next_command()[3] == "evaluate"
+    pretend_to_evaluate(run)
+    assert run.next_command() is None
+    figures_path(run.workdir, "validation").write_text("{")
+    assert run.next_command()[3] == "evaluate"
+    pretend_to_evaluate(run)
+    (run.workdir / "checkpoints" / "12" / "state").write_text("damaged")
+    assert run.next_command() == run.train_command()
+
+
+def test_the_command_of_a_run_gives_its_configuration(planned):
+    run = planned[1][5]
+    options, rest = cli.build_parser().parse_known_args(run.train_command()[3:])
+    assert options.workdir == run.workdir
+    assert config.flat(config.load(options.config, rest)) == config.flat(run.config)
+    assert run.config.seed == 1
+    assert run.config.weak_labels.known_fraction == 0.1
+
+
+def test_a_folder_of_another_configuration_is_refused_by_its_keys(planned, sweep_file, tmp_path, capsys):
+    pretend_to_train(planned[1][2])
+    changed = example()
+    changed["rows"]["wide"]["model.hidden_size"] = 64
+    words = ["sweep", "--sweep", sweep_file(changed), "--workdir", str(tmp_path / "w")]
+    assert cli.main(words) == ExitCode.BAD_INPUT
+    message = capsys.readouterr().err
+    assert "wide/seed_0" in message
+    assert "model.hidden_size: 32 -> 64" in message
+
+
+def test_what_may_change_in_a_finished_run_is_taken_over_and_evaluated_again(planned):
+    run = planned[1][0]
+    pretend_to_train(run)
+    pretend_to_evaluate(run)
+    with run.config.unlocked():
+        run.config.evaluation.captions = True
+    run.check_record()
+    assert run.next_command()[3] == "evaluate"
+    assert json.loads((run.workdir / "run.json").read_text())["config"]["evaluation"]["captions"] is True
+    pretend_to_evaluate(run, captions=True)
+    assert run.next_command() is None
+
+
+# Processes.
+
+
+class Quiet:
+    """A stream that keeps what is printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.lines += [line for line in text.split("\n") if line]
+
+    def flush(self) -> None:
+        pass
+
+
+def script_job(folder: Path, name: str, code: str, stages: int = 1) -> Job:
+    """A job of `stages` processes, each of which adds a line to a file and then runs `code`."""
+    path = folder / name
+
+    def next_command():
+        done = len(path.read_text().splitlines()) if path.exists() else 0
+        body = f"open({str(path)!r}, 'a').write('{done}\\n')\n{code}"
+        return [sys.executable, "-S", "-c", body] if done < stages else None
+
+    return Job(name, folder / f"{name}.log", next_command)
+
+
+def test_every_job_goes_to_its_end_and_failures_are_told_with_their_last_line(tmp_path):
+    fail = "import sys; print('one'); print('out of luck', file=sys.stderr); print(''); sys.exit(3)"
+    jobs = [
+        script_job(tmp_path, "first", "", stages=2),
+        script_job(tmp_path, "second", fail, stages=2),
+        script_job(tmp_path, "third", "", stages=3),
+        script_job(tmp_path, "before", "", stages=0),
+    ]
+    stream = Quiet()
+    failures = run_all(jobs, 2, SweepProgress(4, stream=stream))
+    assert failures == [("second", 3, "out of luck")]
+    assert [len((tmp_path / name).read_text().split()) for name in ("first", "second", "third")] == [2, 1, 3]
+    assert any("second: failed: out of luck" in line for line in stream.lines)
+    assert stream.lines[-1].startswith("[4/4]")
+
+
+def test_a_command_that_changes_nothing_is_not_started_for_ever(tmp_path):
+    job = Job("stuck", tmp_path / "log", lambda: [sys.executable, "-S", "-c", "print('fine')"])
+    [failure] = run_all([job], 1, SweepProgress(1, stream=Quiet()))
+    assert "is not done" in failure.line
+
+
+MEETING = """
+import os, sys, time
+folder, name, at_once = sys.argv[1], sys.argv[2], int(sys.argv[3])
+open(f"{folder}/here-{name}", "w").close()
+deadline = time.monotonic() + 60
+while True:
+    present = [other for other in os.listdir(folder) if other.startswith("here-")]
+    if len(present) > at_once or time.monotonic() > deadline:
+        sys.exit(1)
+    if len(present) == at_once:
+        break
+    time.sleep(0.01)
+open(f"{folder}/met-{name}", "w").close()
+while at_once == 2 and len([x for x in os.listdir(folder) if x.startswith("met-")]) < 2:
+    time.sleep(0.01)
+time.sleep(0.2)
+os.remove(f"{folder}/here-{name}")
+"""
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_no_more_processes_than_asked_for_and_no_fewer(tmp_path, at_once):
+    """Each process waits until as many are there as may be, and fails where there are more."""
+
+    def job(name: str) -> Job:
+        command = [sys.executable, "-S", "-c", MEETING, str(tmp_path), name, str(at_once)]
+        return Job(
+            name,
+            tmp_path / "log",
+            lambda: None if (tmp_path / f"met-{name}").exists() else command,
+        )
+
+    jobs = [job("a"), job("b")]
+    assert run_all(jobs, at_once, SweepProgress(2, stream=Quiet())) == []
+
+
+def hear_interrupts() -> None:
+    """A shell lets its background jobs, and all that they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from wsca_jax.errors import WscaError
+from wsca_jax.sweep.pool import Job, run_all
+from wsca_jax.sweep.progress import SweepProgress
+folder = Path(sys.argv[1])
+child = '''
+import signal, sys, time
+def save(number, frame):
+    time.sleep(0.3)
+    open(sys.argv[1] + "/saved", "w").close()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGINT, lambda *_: open(sys.argv[1] + "/interrupted", "w").close())
+open(sys.argv[1] + "/begun", "w").close()
+time.sleep(60)
+'''
+job = Job("run", folder / "log.txt", lambda: [sys.executable, "-S", "-c", child, str(folder)])
+try:
+    run_all([job, job], 1, SweepProgress(2))
+except KeyboardInterrupt:
+    sys.exit(130)
+except WscaError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_stopping_waits_until_the_running_ones_have_saved(tmp_path, number, code):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+    )
+    begun = time.monotonic()
+    while not (tmp_path / "begun").exists():
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() - begun < PATIENCE
+        time.sleep(0.02)
+    os.killpg(driver.pid, number)  # as a terminal does
+    output, errors = driver.communicate(timeout=60)
+    assert driver.returncode == code, output + errors
+    assert "each saves first" in errors
+    assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "interrupted").exists()
+
+
+def test_a_line_now_and_then_says_what_runs(tmp_path):
+    now, stream = [0.0], Quiet()
+    progress = SweepProgress(4, stream=stream, line_every=60, clock=lambda: now[0])
+    (tmp_path / "log").write_text("compiling\nstep 3/9, loss 0.5\n\n")
+    progress.began("a")
+    now[0] = 59.0
+    progress.tick([("a", tmp_path / "log")])
+    now[0] = 61.0
+    progress.tick([("a", tmp_path / "log"), ("b", tmp_path / "none")])
+    now[0] = 120.0
+    progress.finished("a")
+    assert stream.lines == [
+        "a: started",
+        "[0/4] a: step 3/9, loss 0.5; b: starting",
+        "[1/4, 6 min 00 s left] a: done (2 min 00 s)",
+    ]
+
+
+# The whole command, on runs that are there already.
+
+SIGNALS = {"plain": 0.6, "wide": 2.0, "wide-tenth": 2.0}
+
+
+@pytest.fixture
+def finished(planned):
+    """Every run finished but wide-tenth/seed_1; "wide" ranks far better than "plain", and is slower."""
+    spec, planned_runs = planned
+    for run in planned_runs[:-1]:
+        pretend_to_train(run, 50.0 if run.row.name == "wide" else 100.0)
+        pretend_to_evaluate(run, SIGNALS[run.row.name])
+    return spec, planned_runs
+
+
+def sweep_again(finished, *words: str) -> int:
+    spec, planned_runs = finished
+    workdir = planned_runs[0].workdir.parent.parent
+    return cli.main(["sweep", "--sweep", spec, "--workdir", str(workdir), *words])
+
+
+def test_finished_runs_are_not_started_again_and_the_tables_hold_their_figures(finished, capsys):
+    assert sweep_again(finished, "--only", "plain", "wide") == ExitCode.DONE
+    text = capsys.readouterr().out
+    workdir = finished[1][0].workdir.parent.parent
+    record = json.loads((workdir / "sweep.json").read_text())
+    rows = {row["name"]: row for row in record["rows"]}
+    assert record["unfinished"] == ["wide-tenth/seed_1"]
+    assert rows["wide-tenth"]["seeds"] == [0]
+    first, second = ([predictions(seed, SIGNALS[name]) for seed in (0, 1)] for name in ("plain", "wide"))
+    maps = [compute(found, scenes.SCHEMA).overall.mAP for found in second]
+    assert rows["wide"]["figures"]["mAP"]["mean"] == pytest.approx(sum(maps) / 2)
+    assert rows["wide"]["figures"]["mAP"]["deviation"] == pytest.approx(abs(maps[0] - maps[1]) / 2**0.5)
+    assert rows["wide-tenth"]["figures"]["mAP"]["deviation"] is None
+    expected = bootstrap.compare(first, second)
+    assert rows["wide"]["comparison"]["mAP"] == {**expected._asdict(), "verdict": "helps"}
+    assert rows["wide"]["comparison"]["time"] == pytest.approx(2.0)
+    assert rows["plain"]["comparison"] is None
+    same = bootstrap.compare(second, second[:1])  # wide-tenth's one run is wide's first
+    assert rows["wide-tenth"]["comparison"]["mAP"]["difference"] == pytest.approx(same.difference)
+    groups = [
+        {group.name: group.mAP for group in compute(p, scenes.SCHEMA).groups} for p in (*first, *second)
+    ]
+    shape = (groups[2]["shape"] + groups[3]["shape"] - groups[0]["shape"] - groups[1]["shape"]) / 2
+    assert rows["wide"]["comparison"]["groups"]["shape"] == pytest.approx(shape)
+    assert "compared with plain" in text
+    assert re.search(r"wide +2 .*1\.2 M +2\.00x .*helps", text)
+    assert "worst group" not in text  # no run has one
+
+
+def test_markdown_and_page_show_every_row_in_its_block(finished):
+    assert sweep_again(finished, "--only", "plain") == ExitCode.DONE
+    workdir = finished[1][0].workdir.parent.parent
+    markdown = (workdir / "sweep.md").read_text()
+    assert markdown.index("## Compared with plain") < markdown.index("## Compared with wide")
+    assert "| helps | twice the width |" in markdown
+    assert "Not finished: wide-tenth/seed_1." in markdown
+    widths = {line.count("|") for line in markdown.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    page = (workdir / "sweep.html").read_text()
+    assert "http" not in page
+    assert Tags.unclosed(page) == []
+    assert page.count("Difference in mAP by attribute group") == 2
+    assert "--config.weak_labels.known_fraction=0.1" in page
+
+
+class Tags(HTMLParser):
+    VOID = ("meta", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    @classmethod
+    def unclosed(cls, page: str) -> list[str]:
+        parser = cls()
+        parser.feed(page)
+        return parser.open
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_failing_run_is_named_after_the_tables_are_written(finished, monkeypatch, capsys):
+    script = "import sys; print('wsca: the disk is full', file=sys.stderr); sys.exit(4)"
+    monkeypatch.setattr(runs, "_wsca", lambda *words: [sys.executable, "-S", "-c", script])
+    assert sweep_again(finished) == ExitCode.OUT_OF_DISK
+    errors = capsys.readouterr().err
+    assert "wsca: 1 of 6 runs failed: wide-tenth/seed_1: the disk is full\n" in errors
+    assert (finished[1][0].workdir.parent.parent / "sweep.html").exists()
+
+
+def test_rows_evaluated_on_other_images_are_not_compared(finished, capsys):
+    run = finished[1][0]
+    other = predictions(0, 1.0)
+    figures = read_figures(run.workdir)
+    write_evaluation(run.workdir, "validation", figures, other._replace(labels=1 - other.labels))
+    assert sweep_again(finished, "--only", "plain") == ExitCode.BAD_INPUT
+    assert (
+        "row 'wide' and its reference 'plain': the runs were evaluated on different"
+        in capsys.readouterr().err
+    )
+
+
+def test_two_sweeps_do_not_share_a_folder(finished, capsys):
+    workdir = finished[1][0].workdir.parent.parent
+    with sweeps._locked(workdir), pytest.raises(WscaError, match="is at work here"):
+        sweeps.sweep(finished[0], workdir=workdir)
+
+
+def test_the_sweep_itself_leaves_the_accelerator_to_its_runs(finished):
+    """A process that touches jax's devices takes most of a GPU's memory; here, touching them is an error."""
+    workdir = finished[1][0].workdir.parent.parent
+    words = ["sweep", "--sweep", finished[0], "--workdir", str(workdir), "--only", "plain", "wide"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wsca_jax.cli", *words],
+        env=os.environ | {"JAX_PLATFORMS": "none_such"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# The real thing.
+
+
+def start(*words: str) -> subprocess.Popen:
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "wsca_jax.cli", "sweep", "--sweep", EXAMPLE, *words],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_interrupted_and_started_again_trains_each_run_once(tmp_path):
+    workdir = tmp_path / "w"
+    log = workdir / "baseline/seed_0/metrics.jsonl"
+    process, begun = start("--workdir", str(workdir)), time.monotonic()
+    while not (log.exists() and '"train"' in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - begun < PATIENCE
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.INTERRUPTED, errors
+    assert list((workdir / "baseline/seed_0/checkpoints").glob("*/manifest.json"))
+
+    again = start("--workdir", str(workdir), "--jobs", "2")
+    output, errors = again.communicate(timeout=PATIENCE)
+    assert again.returncode == ExitCode.DONE, errors
+    assert "compared with baseline" in output
+    record = json.loads((workdir / "sweep.json").read_text())
+    assert [row["seeds"] for row in record["rows"]] == [[0, 1], [0, 1]]
+    run = workdir / "no-decay/seed_1"
+    stored = json.loads((run / "training_report.json").read_text())
+    found = compute(read_predictions(run), scenes.SCHEMA)
+    assert found.overall.mAP == pytest.approx(stored["results"]["overall"]["mAP"], abs=1e-9)
+    assert stored["config"]["optimizer"]["weight_decay"] == 0.0
+
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/seed_*/*")}
+    third = start("--workdir", str(workdir))
+    _, errors = third.communicate(timeout=PATIENCE)
+    assert third.returncode == ExitCode.DONE, errors
+    assert "4 runs, 4 of them finished before" in errors
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.glob("*/seed_*/*")}
