@@ -13,8 +13,9 @@ Does a model lean on what only goes together in training?
     wsca train --config configs/scenes.py:spurious --workdir runs/spurious
     wsca train --config configs/scenes.py:spurious_modules --workdir runs/spurious_modules
 
-spurious: no modules. In training nine objects in ten have the material that goes with the background and nine
-    in ten a colour that goes with their shape; in validation nothing goes together. 4,096 images, 6 epochs.
+spurious: no modules. In training every other object has the material that goes with the background, and every
+    other one a colour that goes with its shape; in validation nothing goes together. 4,096 images, 6 epochs.
+    (At nine in ten, a baseline's worst group is at 0 after 6 epochs, three seeds: nothing left to compare.)
 spurious_modules: the same with every module.
     Read: worst_group_accuracy, the least over (cue seen or not, attribute present or not), for each
     background with its material and each shape with its colours; and mAP.
@@ -73,7 +74,7 @@ def tiny(config: ConfigDict) -> None:
 def spurious(config: ConfigDict) -> None:
     """Correlated in training, independent in evaluation."""
     fine_trunk(config)
-    config.data.options.update({"material_background": 0.9, "colour_shape": 0.9})
+    config.data.options.update({"material_background": 0.5, "colour_shape": 0.5})
     config.train.epochs = 6.0
 
 

@@ -41,7 +41,7 @@ def test_text_pairs_differ_in_text_alone(name):
 
 def test_training_is_correlated_and_evaluation_is_not():
     found = variant("spurious")
-    assert found["data.options.material_background"] == found["data.options.colour_shape"] == 0.9
+    assert found["data.options.material_background"] == found["data.options.colour_shape"] == 0.5
     assert not found["data.options.correlated_evaluation"]
 
 

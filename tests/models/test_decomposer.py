@@ -263,7 +263,7 @@ class Reference:
                 if i != j:
                     form = normal[i] @ p["form"]["kernel"] @ normal[j] / math.sqrt(C)
                     edges[i, j] = 1 / (1 + math.exp(-form))
-            mean = sum(edges[i, j] * normal[j] for j in range(count)) / edges[i].sum()
+            mean = sum(edges[i, j] * normal[j] for j in range(count)) / count
             message[i] = self.dense(p["message"], mean)
         return message, edges
 

@@ -87,8 +87,7 @@ class HierarchicalDecomposer(nn.Module):
 
     References:
       Jampani et al., Superpixel Sampling Networks, 2018, https://arxiv.org/abs/1807.10174 (soft assignment to
-      neighbouring cells). Kipf & Welling, 2017, https://arxiv.org/abs/1609.02907 (self-loops and messages
-      normalised by row).
+      neighbouring cells). Kipf & Welling, 2017, https://arxiv.org/abs/1609.02907 (messages with self-loops).
     """
 
     num_groups: int
@@ -318,9 +317,9 @@ class Graph(nn.Module):
     """One round of messages between group nodes.
 
     With n = LN(node): e_ij = sigmoid(n_i W n_j / sqrt(c)), e_ii = 1, and group i receives
-    Dense(sum_j e_ij n_j) / sum_j e_ij. The node's full edge to itself is what the others are measured by:
-    without it, dividing by the row's sum would undo any shrinking of all edges together. A single group has
-    no edge to learn.
+    Dense(sum_j e_ij n_j / G). Dividing by the number of groups and not by the row's sum lets an edge add what
+    it brings without taking from the node's own share: where it does take, all edges close whatever the
+    others have to say. A single group has no edge to learn.
 
     Attributes:
       dtype: dtype of the matrix products; edges are float32.
@@ -333,7 +332,7 @@ class Graph(nn.Module):
         """Returns each node's message and the edges."""
         normal = nn.LayerNorm(dtype=self.dtype, name="norm")(nodes)
         edges = self._edges(normal)
-        shares = (edges / edges.sum(axis=-1, keepdims=True)).astype(self.dtype)
+        shares = (edges / nodes.shape[1]).astype(self.dtype)
         received = jnp.einsum("bij,bjc->bic", shares, normal)
         return nn.Dense(nodes.shape[-1], dtype=self.dtype, name="message")(received), edges
 
