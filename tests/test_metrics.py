@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from input_pipeline.batch import AttributeBatch
+from input_pipeline.batch import AttributeBatch, SpuriousFactor
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.errors import DivergedError
 from wsca_jax.metrics import Predictions, compute, merge, rows
@@ -210,7 +210,8 @@ def test_worst_group_by_hand():
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0])[:, None]
     factor = np.array([7, 7, 5, 5, 7, 7, 7, 7, 5])
     logits = np.array([1, 1, 1, 1, 1, 1, 1, -1, 1])[:, None]  # the cell (absent, 5) has one, wrong, example
-    worst = compute(predictions(logits, labels), one, {"light": factor}, min_cell_examples=2).worst_group
+    light = {"light": SpuriousFactor(factor, ("a",))}
+    worst = compute(predictions(logits, labels), one, light, min_cell_examples=2).worst_group
     assert dataclasses.asdict(worst) == {
         "attribute": "a",
         "present": False,
@@ -234,12 +235,15 @@ def test_worst_group_looks_factors_up_by_index():
         for u in range(3)
         if (cell := (p.labels[:, a] == v) & (factor[order] == u)).sum() >= 20
     ]
-    assert compute(p, SCHEMA, {"f": factor}).worst_group.accuracy == pytest.approx(min(cells))
+    f = {"f": SpuriousFactor(factor, SCHEMA.attributes)}
+    worst = compute(p, SCHEMA, f, min_cell_examples=20).worst_group
+    assert worst.accuracy == pytest.approx(min(cells))
 
 
 def test_no_cell_large_enough_gives_no_worst_group():
     p = random_predictions(num_rows=30)
-    assert compute(p, SCHEMA, {"f": np.arange(30)}).worst_group is None
+    f = {"f": SpuriousFactor(np.arange(30), SCHEMA.attributes)}
+    assert compute(p, SCHEMA, f).worst_group is None
 
 
 def celeba_like() -> AttributeSchema:
@@ -305,9 +309,10 @@ def test_order_batches_padding_and_hidden_entries_change_no_bit(data, seed):
 
 def test_blocks_of_attributes_change_no_bit(monkeypatch):
     p = random_predictions()
-    expected = bits(compute(p, SCHEMA, {"f": np.arange(300) % 3}))
+    f = {"f": SpuriousFactor(np.arange(300) % 3, SCHEMA.attributes)}
+    expected = bits(compute(p, SCHEMA, f))
     monkeypatch.setattr(rows, "BLOCK_ENTRIES", 1)
-    assert bits(compute(p, SCHEMA, {"f": np.arange(300) % 3})) == expected
+    assert bits(compute(p, SCHEMA, f)) == expected
 
 
 def test_known_entries_do_matter():
@@ -374,7 +379,7 @@ def test_logits_that_are_not_finite_are_an_error():
 
 def test_factors_shorter_than_the_source_are_an_error():
     with pytest.raises(ValueError, match="factor 'light' has 10 values, but example 299"):
-        compute(random_predictions(), SCHEMA, {"light": np.zeros(10, int)})
+        compute(random_predictions(), SCHEMA, {"light": SpuriousFactor(np.zeros(10, int), SCHEMA.attributes)})
 
 
 # Results.
@@ -392,7 +397,8 @@ def test_json_holds_every_figure_and_no_nan():
 
 
 def test_scalars_name_the_headline_figures():
-    found = compute(random_predictions(), SCHEMA, {"f": np.zeros(300, int)})
+    f = {"f": SpuriousFactor(np.zeros(300, int), SCHEMA.attributes)}
+    found = compute(random_predictions(), SCHEMA, f)
     scalars = found.scalars()
     assert scalars["mAP"] == found.overall.mAP
     assert scalars["first/accuracy"] == found.groups[0].accuracy

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from input_pipeline.batch import SpuriousFactor
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.metrics import Predictions, compute
 from wsca_jax.report import TrainingReport, environment, format_groups, format_table, write
@@ -35,7 +36,7 @@ def results():
     rows = Predictions(
         logits, labels, np.ones((200, 4), bool), np.ones(200, np.float32), np.arange(200, dtype=np.int32)
     )
-    return compute(rows, SCHEMA, {"light": np.arange(200) % 2})
+    return compute(rows, SCHEMA, {"light": SpuriousFactor(np.arange(200) % 2, SCHEMA.attributes)})
 
 
 @pytest.fixture

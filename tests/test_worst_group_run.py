@@ -12,7 +12,7 @@ from wsca_jax import assembly, cli
 from wsca_jax.errors import ExitCode
 from wsca_jax.evaluate import evaluate
 from wsca_jax.metrics import Predictions
-from wsca_jax.metrics.spurious import worst_spurious_group
+from wsca_jax.metrics.worst_group import find_worst_group
 
 SCHEMA = AttributeSchema.from_groups(
     "toy", ("wood", "rubber", "dotted"), {"material": (0, 1), "texture": (2,)}
@@ -38,7 +38,7 @@ LAWN = np.array([1, 1, 0, 0, 0, 1])
 
 def test_a_factor_meets_only_the_attributes_it_may_go_with():
     lawn = {"lawn": SpuriousFactor(LAWN, ("wood",))}
-    worst = worst_spurious_group(rows(LOGITS, LABELS), SCHEMA, lawn, min_cell_examples=1)
+    worst = find_worst_group(rows(LOGITS, LABELS), SCHEMA, lawn, min_cell_examples=1)
     assert dataclasses.asdict(worst) == {
         "attribute": "wood",
         "present": True,
@@ -54,7 +54,7 @@ def test_the_worst_of_several_factors():
         "lawn": SpuriousFactor(LAWN, ("wood",)),
         "light": SpuriousFactor(np.array([4, 4, 7, 7, 7, 7]), ("rubber", "dotted")),
     }
-    worst = worst_spurious_group(rows(LOGITS, LABELS), SCHEMA, factors, min_cell_examples=2)
+    worst = find_worst_group(rows(LOGITS, LABELS), SCHEMA, factors, min_cell_examples=2)
     assert (worst.attribute, worst.present, worst.factor, worst.factor_value) == ("dotted", True, "light", 4)
     assert (worst.accuracy, worst.examples) == (0.0, 2)
 
@@ -64,19 +64,19 @@ def test_unknown_entries_and_skipped_examples_are_in_no_cell():
     known = np.ones((6, 3), bool)
     known[3, 0] = False
     for found in (rows(LOGITS, LABELS, known=known), rows(LOGITS, LABELS, weight=[1, 1, 1, 0, 1, 1])):
-        assert worst_spurious_group(found, SCHEMA, lawn, min_cell_examples=1).accuracy == 1.0
+        assert find_worst_group(found, SCHEMA, lawn, min_cell_examples=1).accuracy == 1.0
 
 
 def test_small_cells_and_no_factors_give_nothing():
     lawn = {"lawn": SpuriousFactor(LAWN, ("wood",))}
-    assert worst_spurious_group(rows(LOGITS, LABELS), SCHEMA, lawn) is None
-    assert worst_spurious_group(rows(LOGITS, LABELS), SCHEMA, {}) is None
+    assert find_worst_group(rows(LOGITS, LABELS), SCHEMA, lawn) is None
+    assert find_worst_group(rows(LOGITS, LABELS), SCHEMA, {}) is None
 
 
 def test_a_factor_of_an_attribute_that_is_not_there():
     lawn = {"lawn": SpuriousFactor(LAWN, ("wood", "moss"))}
     with pytest.raises(ValueError, match="factor 'lawn': toy has no attribute 'moss'"):
-        worst_spurious_group(rows(LOGITS, LABELS), SCHEMA, lawn)
+        find_worst_group(rows(LOGITS, LABELS), SCHEMA, lawn)
 
 
 # The real command line.

@@ -116,8 +116,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--checkpoint",
         default="latest",
-        metavar="latest|best|STEP",
-        help="which checkpoint (default: latest)",
+        choices=("latest", "best"),
+        help="which checkpoint: the newest, or that of the best validation metric (default: latest)",
     )
 
     sweep = _command(commands, "sweep", "train and compare rows of configurations", run_sweep)

@@ -19,8 +19,7 @@ from wsca_jax.engine.record import read_run_record
 from wsca_jax.engine.state import TrainState
 from wsca_jax.errors import WscaError
 from wsca_jax.evaluations import write_evaluation
-from wsca_jax.metrics import Predictions, Results, compute
-from wsca_jax.metrics.spurious import worst_spurious_group
+from wsca_jax.metrics import Results, compute
 
 
 class Evaluator:
@@ -73,12 +72,7 @@ class Evaluator:
     def measure(self, found: engine.Evaluation) -> tuple[Results, dict[str, float]]:
         """The figures of what `predict` found, as `run` returns them."""
         losses = {f"loss/{name}": loss.mean for name, loss in found.losses.items()}
-        return self._measure(found.predictions), losses | found.gauges
-
-    def _measure(self, predictions: Predictions) -> Results:
-        schema = self._source.schema
-        worst = worst_spurious_group(predictions, schema, self._factors)
-        return dataclasses.replace(compute(predictions, schema), worst_group=worst)
+        return compute(found.predictions, self._source.schema, self._factors), losses | found.gauges
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int
 
+from input_pipeline.batch import SpuriousFactor
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.metrics import measures
 from wsca_jax.metrics.legacy import legacy_group_accuracy
@@ -15,15 +16,15 @@ from wsca_jax.metrics.measures import Sums, ratio
 from wsca_jax.metrics.predictions import Predictions
 from wsca_jax.metrics.results import AttributeResult, Results, Summary
 from wsca_jax.metrics.rows import blocks, check, in_source_order
-from wsca_jax.metrics.worst_group import find_worst_group
+from wsca_jax.metrics.worst_group import MIN_CELL_EXAMPLES, find_worst_group
 
 
 def compute(
     predictions: Predictions,
     schema: AttributeSchema,
-    factors: Mapping[str, Int[np.ndarray, "N"]] | None = None,
+    factors: Mapping[str, SpuriousFactor] | None = None,
     *,
-    min_cell_examples: int = 20,
+    min_cell_examples: int = MIN_CELL_EXAMPLES,
 ) -> Results:
     """Computes every metric, exactly, over all rows at once.
 
@@ -33,8 +34,7 @@ def compute(
     Args:
       predictions: rows of every batch and host, each example once.
       schema: the A attributes.
-      factors: {name: integer value of every example, by position in the source} of what generated the
-        images and is no attribute, for the worst group.
+      factors: {name: what attributes should not depend on, and which of them}, for the worst group.
       min_cell_examples: smallest cell that the worst group may be.
 
     Raises:
@@ -54,7 +54,7 @@ def compute(
         mean_group_accuracy=_mean(np.array([group.accuracy for group in groups])),
         groups=groups,
         attributes=tuple(_attribute(i, schema, counted) for i in everything),
-        worst_group=None if factors is None else find_worst_group(rows, schema, factors, min_cell_examples),
+        worst_group=find_worst_group(rows, schema, factors or {}, min_cell_examples=min_cell_examples),
         legacy_group_accuracy=legacy_group_accuracy(rows, schema),
     )
 
