@@ -65,8 +65,8 @@ def default_config() -> dict[str, Any]:
         "weights": {
             "classification": 1.0,
             "pseudo": 1.0,
-            "cal": 0.1,
-            "mavd": 0.2,
+            "cal": 0.02,
+            "mavd": 0.05,
             "hierarchy": 0.1,
             "frequency": 0.05,
             "cmdl": 0.1,
