@@ -333,10 +333,9 @@ def test_no_more_processes_than_asked_for_and_no_fewer(tmp_path, at_once):
     assert run_all(jobs, at_once, SweepProgress(2, stream=Quiet())) == []
 
 
-def hear_interrupts() -> None:
-    """A shell lets its background jobs, and all that they start, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
+# A shell lets its background jobs, and all that they start, ignore SIGINT.
+HEAR_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND_LINE = f"{HEAR_INTERRUPTS}; import sys; from wsca_jax import cli; sys.exit(cli.main())"
 
 DRIVER = """
 import sys
@@ -370,12 +369,11 @@ except WscaError as error:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_stopping_waits_until_the_running_ones_have_saved(tmp_path, number, code):
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        [sys.executable, "-c", HEAR_INTERRUPTS + DRIVER, str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_interrupts,
     )
     begun = time.monotonic()
     while not (tmp_path / "begun").exists():
@@ -543,13 +541,12 @@ def test_the_sweep_itself_leaves_the_accelerator_to_its_runs(finished):
 def start(*words: str) -> subprocess.Popen:
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "wsca_jax.cli", "sweep", "--sweep", EXAMPLE, *words],
+        [sys.executable, "-c", COMMAND_LINE, "sweep", "--sweep", EXAMPLE, *words],
         env=environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_interrupts,
     )
 
 
