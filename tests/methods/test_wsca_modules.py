@@ -179,7 +179,7 @@ def test_one_and_eight_devices_agree_on_the_whole_model():
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["trend", "uncertainty"])
+@pytest.mark.parametrize("kind", ["trend", pytest.param("uncertainty", marks=pytest.mark.slow)])
 def test_dynamic_weights_run_with_the_whole_model(kind):
     method = build(f"--config.loss.balancing.kind={kind}", "--config.loss.balancing.fast=0.1")
     batch = make_batch(method)
@@ -210,7 +210,7 @@ def test_text_is_read_where_there_is_some_and_not_needed():
     )
 
 
-@pytest.mark.parametrize("dropped", [0.0, 0.9])
+@pytest.mark.parametrize("dropped", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_captions_teach_the_images_that_have_not_read_them(dropped):
     method = build(f"--config.model.encoder.text_dropout={dropped}", captions="source")
     batch = make_batch(method, length=32)
