@@ -74,7 +74,8 @@ def test_hidden_labels_are_judged_on_what_training_does_not_see():
         np.testing.assert_array_equal(judged[index], ~known)
 
 
-def test_judging_hidden_labels_where_none_is_hidden_is_refused_at_once():
-    config = load("--config.evaluation.hidden_labels=8")
-    with pytest.raises(configs.ConfigError, match="known_fraction below 1"):
+@pytest.mark.parametrize(("images", "message"), [(8, "known_fraction below 1"), (-1, "expected a number")])
+def test_judging_hidden_labels_where_there_are_none_is_refused_at_once(images, message):
+    config = load(f"--config.evaluation.hidden_labels={images}")
+    with pytest.raises(configs.ConfigError, match=message):
         assembly.build(config, assembly.data_schema(config), 24)

@@ -71,6 +71,9 @@ def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
 
 
 def _check_hidden_labels(config: ConfigDict) -> None:
+    if config.evaluation.hidden_labels < 0:
+        found = config.evaluation.hidden_labels
+        raise ConfigError(f"evaluation.hidden_labels is {found}; expected a number of training images, or 0")
     if config.evaluation.hidden_labels and not WeakLabels(**config.weak_labels).hides:
         raise ConfigError(
             "evaluation.hidden_labels needs labels that training does not see, but weak_labels hides none; "

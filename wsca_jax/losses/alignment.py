@@ -17,10 +17,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
+from wsca_jax.losses.directions import counted, unit
+
 Scalar = Float32[Array, ""]
 
-# Added to a squared norm: a zero vector has cosine 0 to everything, and a finite gradient.
-_SQUARED_NORM = 1e-6
 # Accelerators otherwise round the operands of float32 products to 10 bits or fewer.
 _EXACT = lax.Precision.HIGHEST
 
@@ -161,14 +161,15 @@ def pair_alignment(
     if (probability is None) != (accepted is None):
         raise ValueError("pseudo labels need both probability and accepted, found one of them")
     membership = _membership(group_of, branches, labels)
-    branches, weight = _counted(branches, weight)
+    weight = weight.astype(jnp.float32)
+    branches = counted(branches, weight)
     known = known & (weight > 0.0)[:, None]
     present = known & (labels > 0)
     decided = [(present, known)]
     if probability is not None and accepted is not None:
         decided.append((jnp.where(known, present, accepted & (probability > 0.5)), known | accepted))
     side = _Side(
-        _unit(branches),
+        unit(branches),
         jnp.stack([y for y, _ in decided], axis=1).astype(jnp.float32),
         jnp.stack([m & ~y for y, m in decided], axis=1).astype(jnp.float32),
         weight,
@@ -206,9 +207,10 @@ def prototype_alignment(
       ValueError: the groups do not fit the arrays.
     """
     membership = _membership(group_of, branches, labels)
-    branches, weight = _counted(branches, weight)
-    directions = _unit(prototypes.astype(jnp.float32))
-    every = jnp.einsum("bga,ca->bgc", _unit(branches), directions, precision=_EXACT)
+    weight = weight.astype(jnp.float32)
+    branches = counted(branches, weight)
+    directions = unit(prototypes.astype(jnp.float32))
+    every = jnp.einsum("bga,ca->bgc", unit(branches), directions, precision=_EXACT)
     score = scale * (every * membership.T).sum(1) + bias
     entry = jnp.where(known, weight[:, None], 0.0)
     pulled, pushed = jnp.where(labels > 0, entry, 0.0), jnp.where(labels > 0, 0.0, entry)
@@ -287,18 +289,6 @@ def _rarity(
     positives = jnp.where(present, weight[:, None], 0.0).sum(0)
     entries = jnp.where(known, weight[:, None], 0.0).sum(0)
     return jnp.log(entries + 2.0) - jnp.log(positives + 1.0)
-
-
-def _unit(x: Float32[Array, "... a"]) -> Float32[Array, "... a"]:
-    return x * lax.rsqrt((x**2).sum(-1, keepdims=True) + _SQUARED_NORM)
-
-
-def _counted(
-    branches: Float[Array, "B G a"], weight: Float[Array, "B"]
-) -> tuple[Float32[Array, "B G a"], Float32[Array, "B"]]:
-    """Both in float32, with zeros for examples of weight 0: not even a NaN of theirs gets through."""
-    weight = weight.astype(jnp.float32)
-    return jnp.where(weight[:, None, None] > 0.0, branches.astype(jnp.float32), 0.0), weight
 
 
 def _membership(group_of: Sequence[int], branches: Array, labels: Array) -> Float32[np.ndarray, "A G"]:

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32
 
-Scalar = Float32[Array, ""]
+from wsca_jax.losses.directions import counted, unit
 
-# Added to a squared norm: a zero vector has cosine 0 to everything, and a finite gradient.
-_SQUARED_NORM = 1e-6
+Scalar = Float32[Array, ""]
 
 
 def image_text(
@@ -52,17 +51,11 @@ def image_text(
     if image.shape != text.shape:
         raise ValueError(f"image and text features must fit, found shapes {image.shape} and {text.shape}")
     weight = jnp.where(has_text, weight.astype(jnp.float32), 0.0)
-    image, text = _directions(image, weight), _directions(text, weight)
+    image, text = unit(counted(image, weight)), unit(counted(text, weight))
     # Accelerators otherwise round the operands of float32 products to 10 bits or fewer.
     score = scale * jnp.matmul(image, text.T, precision=lax.Precision.HIGHEST) + bias
     others = weight[:, None] * weight * (1.0 - jnp.eye(len(weight)))
     return _mean(jax.nn.softplus(-jnp.diagonal(score)), weight) + _mean(jax.nn.softplus(score), others)
-
-
-def _directions(x: Float[Array, "B k"], weight: Float32[Array, "B"]) -> Float32[Array, "B k"]:
-    """Unit vectors; zeros for examples of weight 0: not even a NaN of theirs gets through."""
-    x = jnp.where(weight[:, None] > 0.0, x.astype(jnp.float32), 0.0)
-    return x * lax.rsqrt((x**2).sum(-1, keepdims=True) + _SQUARED_NORM)
 
 
 def _mean(values: Float32[Array, "..."], weight: Float32[Array, "..."]) -> Scalar:
