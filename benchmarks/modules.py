@@ -66,7 +66,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", default="configs/celeba.py:baseline")
-    parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--size", type=int, help="pixels (default: those of the configuration)")
     parser.add_argument("--batch", type=int, default=32, help="examples of a step, over all devices")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=1, help="steps of each row in a round")
@@ -102,7 +102,7 @@ def settings(options: argparse.Namespace, base, variant: Variant) -> list[str]:
     dynamic = "trend" if kind == "none" else kind
     captions = "phrases" if base.data.text.captions == "none" else base.data.text.captions
     return [
-        f"--config.data.images.size={options.size}",
+        *([] if options.size is None else [f"--config.data.images.size={options.size}"]),
         f"--config.train.batch_size={options.batch}",
         f"--config.data.text.captions={captions if variant.text else 'none'}",
         f"--config.loss.balancing.kind={dynamic if variant.dynamic_weights else 'none'}",
@@ -196,7 +196,7 @@ def main() -> None:
     takes = {name: row.take for name, row in prepared.items()}
     seconds = take_turns(takes, options.rounds, CLOCKS[options.clock])
     device = jax.devices()[0]
-    print(f"{options.config}, {options.size} px, batch {options.batch}, {options.rounds} rounds")
+    print(f"{options.config}, {options.size or 'its own'} px, batch {options.batch}, {options.rounds} rounds")
     print(f"{jax.device_count()} x {device.device_kind} ({device.platform}), {options.clock} time\n")
     print(table(prepared, seconds, options.steps))
     if {LIGHT, FULL} <= seconds.keys():

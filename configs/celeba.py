@@ -72,6 +72,7 @@ def laptop(config: ConfigDict) -> None:
     config.model.alignment = {}
     config.loss = {"balancing": {"kind": "trend"}}
     config.loss.accept = {"warmup_steps": 440, "ramp_steps": 220}
+    config.loss.held_out = {"fraction": 0.05}  # each label counts; 1,400 judge quality
 
 
 def baseline(config: ConfigDict) -> None:

@@ -14,8 +14,10 @@ import io
 import lzma
 import os
 import re
+import shutil
 import stat
 import tarfile
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -145,7 +147,9 @@ class ZipArchive:
 
 
 class TarArchive:
-    """The members of a tar file. In a compressed one reading backwards starts over: follow `names()`."""
+    """The members of a tar file. The first time that a compressed one is read backwards, it is unpacked once
+    into a temporary file without a name: every other such read would start over.
+    """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
@@ -184,6 +188,8 @@ class TarArchive:
         info = self._members[name]
         try:
             with self._lock:
+                if info.offset_data < self._file.tell():
+                    self._file.unpack()
                 self._file.seek(info.offset_data)
                 data = self._file.read(info.size)
         except _DAMAGE as error:
@@ -205,7 +211,7 @@ class _HeaderReader:
             start = file.read(8)
         opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), io.open)
         self._file: IO[bytes] = opener(path, "rb")  # type: ignore[operator]
-        self._path = path
+        self._path, self._compressed = path, opener is not io.open
         self.limit: int | None = _TAR_HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
@@ -218,6 +224,23 @@ class _HeaderReader:
 
     def tell(self) -> int:
         return self._file.tell()
+
+    def unpack(self) -> None:
+        """Makes reading anywhere cheap. Within the limits: the whole was decompressed to see its headers."""
+        if not self._compressed:
+            return
+        unpacked: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the archive
+        try:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, unpacked, 1 << 20)
+        except OSError as error:
+            unpacked.close()
+            raise DataError(
+                f"{self._path}: cannot be unpacked into {tempfile.gettempdir()}: {error}; make room there, "
+                "set TMPDIR to a folder that has it, or unpack the archive yourself and give its folder"
+            ) from error
+        self._file.close()
+        self._file, self._compressed = unpacked, False
 
     def close(self) -> None:
         self._file.close()

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
+from input_pipeline.classes import ClassRates
+from input_pipeline.images import Box
 from input_pipeline.schema import AttributeSchema
 
 
@@ -23,6 +25,7 @@ class Example:
       key: stable name of the example ("000123.jpg"), from which every random choice about it is derived.
       caption: a true sentence about the image, or None. It may give away any label: see `pipeline` for when a
         training batch holds it.
+      view: the part of the image that stands for the whole of it; None for all of it.
     """
 
     image: bytes | UInt8[np.ndarray, "H W 3"]
@@ -30,6 +33,7 @@ class Example:
     known: Bool[np.ndarray, "A"]
     key: str
     caption: str | None = None
+    view: Box | None = None
 
 
 class Source(Protocol):
@@ -63,6 +67,16 @@ class SourceWithFactors(Source, Protocol):
 
     def spurious_factors(self) -> Mapping[str, SpuriousFactor]:
         """{name: factor}, for the whole split. Reads no image."""
+        ...
+
+
+@runtime_checkable
+class SourceWithClasses(Source, Protocol):
+    """A source that may know its examples' classes: labels of class level need them."""
+
+    @property
+    def class_rates(self) -> ClassRates | None:
+        """How common each attribute is in each class; None where examples have no class."""
         ...
 
 

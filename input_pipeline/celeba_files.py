@@ -4,6 +4,7 @@ Layout, in one folder or in the `Anno/`, `Eval/` and `Img/` folders of the offic
   list_attr_celeba.txt      a count, a line of 40 attribute names, then `<image> <-1|1> x 40` per line
   list_eval_partition.txt   `<image> <0|1|2>` per line: train, validation, test
   img_align_celeba.zip or img_align_celeba/
+  identity_CelebA.txt       where it is there, `<image> <person>` per line: the classes of class-level labels
 Reference: Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015.
 """
 
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from input_pipeline.archives import Archive, open_archive
-from input_pipeline.errors import CorruptImageError, DataError
-from input_pipeline.images import check_complete
+from input_pipeline.celeba_schema import SCHEMA
+from input_pipeline.errors import DataError
+from input_pipeline.official import Classes, Official
 
 ATTRIBUTES_FILE = "list_attr_celeba.txt"
 PARTITION_FILE = "list_eval_partition.txt"
+IDENTITY_FILE = "identity_CelebA.txt"
 IMAGES = ("img_align_celeba.zip", "img_align_celeba")
 SPLITS = {"0": "train", "1": "validation", "2": "test"}
 
@@ -30,25 +33,12 @@ _GET_AGAIN = "get the official file again"
 
 
 class Paths(NamedTuple):
-    """Where the three parts of the official distribution lie."""
+    """Where the parts of the official distribution lie; not everybody has the identities."""
 
     attributes: Path
     partition: Path
     images: Path
-
-
-class Listing(NamedTuple):
-    """The text files, checked against each other.
-
-    Attributes:
-      keys: N image names, in the attribute file's order.
-      labels: uint8 [N, A] in {0, 1}.
-      rows: for each split that is present, the rows that belong to it.
-    """
-
-    keys: tuple[str, ...]
-    labels: UInt8[np.ndarray, "N A"]
-    rows: dict[str, tuple[int, ...]]
+    identities: Path | None
 
 
 def find(folder: Path) -> Paths:
@@ -57,12 +47,17 @@ def find(folder: Path) -> Paths:
         _find_one(folder, "Anno", (ATTRIBUTES_FILE,)),
         _find_one(folder, "Eval", (PARTITION_FILE,)),
         _find_one(folder, "Img", IMAGES),
+        next((path for path in _places(folder, "Anno", IDENTITY_FILE) if path.exists()), None),
     )
+
+
+def _places(folder: Path, official: str, name: str) -> tuple[Path, Path]:
+    return folder / name, folder / official / name
 
 
 def _find_one(folder: Path, official: str, names: tuple[str, ...]) -> Path:
     for name in names:
-        for candidate in (folder / name, folder / official / name):
+        for candidate in _places(folder, official, name):
             if candidate.exists():
                 return candidate
     raise DataError(
@@ -71,19 +66,33 @@ def _find_one(folder: Path, official: str, names: tuple[str, ...]) -> Path:
     )
 
 
-def read_listing(paths: Paths, attributes: tuple[str, ...]) -> Listing:
-    """Reads and cross-checks both text files.
+def open_official(folder: Path) -> Official:
+    """Reads and cross-checks the text files and finds every image.
 
     Raises:
       DataError: names the file, the line where there is one, the expected and the found.
     """
-    keys, labels = _read_attributes(paths.attributes, attributes)
+    paths = find(folder)
+    keys, labels = _read_attributes(paths.attributes, SCHEMA.attributes)
     split_of = _read_partition(paths.partition)
     _check_same_images(paths, keys, split_of)
-    rows = {
-        split: tuple(i for i, key in enumerate(keys) if split_of[key] == split) for split in SPLITS.values()
-    }
-    return Listing(keys, labels, {split: members for split, members in rows.items() if members})
+    images = _Images(paths.images, keys)
+    return Official(
+        origin=paths.images,
+        schema=SCHEMA,
+        keys=keys,
+        codes=labels,
+        splits=_splits(keys, split_of),
+        read_image=lambda row: images.read(keys[row]),
+        fingerprint=_fingerprint(paths),
+        classes=None if paths.identities is None else _read_identities(paths.identities, keys),
+    )
+
+
+def _splits(keys: tuple[str, ...], split_of: dict[str, str]) -> dict[str, Int64[np.ndarray, "n"]]:
+    """The rows of each split that is there."""
+    names = np.array([split_of[key] for key in keys])
+    return {split: np.flatnonzero(names == split) for split in SPLITS.values() if (names == split).any()}
 
 
 def _read_attributes(
@@ -149,6 +158,25 @@ def _read_partition(path: Path) -> dict[str, str]:
     return {key: SPLITS[value] for key, value in rows}
 
 
+def _read_identities(path: Path, keys: tuple[str, ...]) -> Classes:
+    """The person on each image. Images that are not among `keys` may be listed as well."""
+    person_of: dict[str, str] = {}
+    for number, line in enumerate(_lines(path), 1):
+        words = line.split()
+        if len(words) != 2 or not words[1].isdecimal():
+            raise DataError(
+                f"{path}, line {number}: expected an image name and a person's number, "
+                f"found {line.strip()[:60]!r}; {_GET_AGAIN}"
+            )
+        person_of[words[0]] = words[1]
+    missing = [key for key in keys if key not in person_of]
+    if missing:
+        raise DataError(f"{path}: {missing[0]} has no line here ({len(missing)} such images); {_GET_AGAIN}")
+    names = tuple(sorted({person_of[key] for key in keys}, key=int))
+    number_of = {name: number for number, name in enumerate(names)}
+    return Classes(names, np.array([number_of[person_of[key]] for key in keys], np.int32))
+
+
 def _check_unique(path: Path, keys: tuple[str, ...], first_line: int) -> None:
     seen: dict[str, int] = {}
     for number, key in enumerate(keys, first_line):
@@ -184,7 +212,7 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-class Images:
+class _Images:
     """The aligned images by name, wherever they lie. All listed images are there: checked when opened."""
 
     def __init__(self, path: Path, keys: tuple[str, ...]) -> None:
@@ -202,22 +230,15 @@ class Images:
     def read(self, key: str) -> bytes:
         return self._archive.read(self._prefix + key)
 
-    def close(self) -> None:
-        self._archive.close()
 
-
-def check_image(path: Path, key: str, image: bytes) -> None:
-    """Raises CorruptImageError, naming where the image lies, unless it decodes in full."""
-    try:
-        check_complete(image, f"{path}: image {key}")
-    except CorruptImageError as error:
-        raise CorruptImageError(f"{error}; download the images again") from error
-
-
-def fingerprint(paths: Paths) -> str:
+def fingerprint(folder: Path) -> str:
     """Sixteen hex digits that change with the lists' contents or an image's name, size or time of change."""
+    return _fingerprint(find(folder))
+
+
+def _fingerprint(paths: Paths) -> str:
     digest = hashlib.sha256()
-    for text in (paths.attributes, paths.partition):
+    for text in filter(None, (paths.attributes, paths.partition, paths.identities)):
         digest.update(hashlib.sha256(text.read_bytes()).digest())
     digest.update("\n".join(_stamps(paths.images)).encode())
     return digest.hexdigest()[:16]

@@ -81,6 +81,7 @@ def load(
     options: ImageOptions,
     draw: Float64[np.ndarray, "4"] | None = None,
     out: UInt8[np.ndarray, "S S 3"] | None = None,
+    box: Box | None = None,
 ) -> UInt8[np.ndarray, "S S 3"]:
     """Decodes, crops and resizes one image.
 
@@ -89,18 +90,29 @@ def load(
       options: the geometry; S is `options.size`.
       draw: four uniform numbers in [0, 1) that decide the training window; None for the evaluation view.
       out: where to write the result, if not into a new array.
+      box: the part of the image that stands for the whole; what sticks out of the image is cut off.
 
     Raises:
       CorruptImageError: the bytes do not decode in full.
     """
     height, width = image_shape(image)
-    box = evaluation_box(height, width, options.fit)
+    part = Box(0, 0, height, width) if box is None else inside(box, height, width)
+    window = evaluation_box(part.height, part.width, options.fit)
     if draw is not None and options.random_crop:
-        box = random_box(height, width, options, draw)
+        window = random_box(part.height, part.width, options, draw)
+    window = window._replace(top=part.top + window.top, left=part.left + window.left)
     if isinstance(image, bytes):
-        shortest = math.ceil(min(height, width) * options.size / min(box.height, box.width))
+        shortest = math.ceil(min(height, width) * options.size / min(window.height, window.width))
         image = decode(image, shortest=shortest)
-    return resize(_cut(image, box, image.shape[0] / height, image.shape[1] / width), options.size, out)
+    return resize(cut(image, window, image.shape[0] / height, image.shape[1] / width), options.size, out)
+
+
+def inside(box: Box, height: int, width: int) -> Box:
+    """The part of a box that lies in an image of this size, a pixel at least."""
+    top, left = min(max(box.top, 0), height - 1), min(max(box.left, 0), width - 1)
+    bottom = min(max(box.top + box.height, top + 1), height)
+    right = min(max(box.left + box.width, left + 1), width)
+    return Box(top, left, bottom - top, right - left)
 
 
 def evaluation_box(height: int, width: int, fit: Literal["stretch", "crop"]) -> Box:
@@ -131,8 +143,8 @@ def _between(low: float, high: float, u: float) -> float:
     return low + (high - low) * u
 
 
-def _cut(
-    image: UInt8[np.ndarray, "H W 3"], box: Box, down: float, across: float
+def cut(
+    image: UInt8[np.ndarray, "H W 3"], box: Box, down: float = 1.0, across: float = 1.0
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The window of an image that was decoded at (down, across) times the size the box refers to."""
     top, left = round(box.top * down), round(box.left * across)

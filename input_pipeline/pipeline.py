@@ -25,7 +25,8 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from input_pipeline.batch import AttributeBatch, Example, Source, blank_batch
+from input_pipeline.batch import AttributeBatch, Example, Source, SourceWithClasses, blank_batch
+from input_pipeline.classes import ClassRates
 from input_pipeline.errors import CorruptExampleError, CorruptImageError, DataError
 from input_pipeline.images import ImageOptions, load
 from input_pipeline.text import Text, caption_from_phrases
@@ -77,7 +78,8 @@ def train_batches(
         raise DataError(f"start_step must be 0 or more, found {start_step}")
     piece = batch_size // shards
     order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
-    reader = _Reader(source, images, weak_labels, text, True, allow_corrupt)
+    rates = _class_rates(source, weak_labels)
+    reader = _Reader(source, images, weak_labels, text, True, allow_corrupt, rates)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
@@ -112,7 +114,8 @@ def eval_batches(
     """
     _check(source, batch_size, shard, shards)
     piece = batch_size // shards
-    reader = _Reader(source, images, None, text, captions, allow_corrupt, hidden_by)
+    rates = _class_rates(source, hidden_by)
+    reader = _Reader(source, images, None, text, captions, allow_corrupt, rates, hidden_by)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
@@ -138,6 +141,19 @@ def _check(source: Source, batch_size: int, shard: int, shards: int) -> None:
         raise DataError(f"shard must lie in 0..{shards - 1}, found {shard}")
 
 
+def _class_rates(source: Source, weak_labels: WeakLabels | None) -> ClassRates | None:
+    """What the source knows of its examples' classes, where the protocol asks for it."""
+    if weak_labels is None or not weak_labels.class_level:
+        return None
+    found = source.class_rates if isinstance(source, SourceWithClasses) else None
+    if found is None:
+        raise DataError(
+            f"{source.schema.name}: weak_labels.class_level needs examples with classes, and these have "
+            "none; choose another protocol"
+        )
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class _Reader:
     """Reads examples into batches. Without `captions` tokens are all padding."""
@@ -148,6 +164,7 @@ class _Reader:
     text: Text | None
     captions: bool
     allow_corrupt: bool
+    rates: ClassRates | None = None
     hidden_by: WeakLabels | None = None
 
     def batch(
@@ -172,10 +189,11 @@ class _Reader:
         example = self.source[index]
         self._load(example, batch.image[row], draw)
         labels, known = example.labels * example.known, example.known
+        rates = None if self.rates is None else self.rates.of_example(index)
         if self.weak_labels is not None:
-            labels, known = self.weak_labels.apply(labels, known, example.key)
+            labels, known = self.weak_labels.apply(labels, known, example.key, rates)
         if self.hidden_by is not None:
-            known = known & ~self.hidden_by.apply(labels, known, example.key)[1]
+            known = known & ~self.hidden_by.apply(labels, known, example.key, rates)[1]
             labels = labels * known
         batch.labels[row] = labels
         batch.known[row] = known
@@ -197,14 +215,13 @@ class _Reader:
     @property
     def _noisy(self) -> bool:
         """Whether labels may be wrong. Asked of the protocol: per example the answer would tell which are."""
-        weak = self.weak_labels
-        return weak is not None and (weak.flip_positive > 0.0 or weak.flip_negative > 0.0)
+        return self.weak_labels is not None and self.weak_labels.noisy
 
     def _load(
         self, example: Example, out: UInt8[np.ndarray, "S S 3"], draw: Float64[np.ndarray, "4"] | None
     ) -> None:
         try:
-            load(example.image, self.images, draw, out)
+            load(example.image, self.images, draw, out, example.view)
         except CorruptImageError as error:
             raise CorruptImageError(
                 f"{self.source.schema.name}: image {example.key}: {error}; replace the file and prepare the "

@@ -1,94 +1,174 @@
 """Prepared data: a TensorFlow Datasets folder of ArrayRecord shards, and a manifest that can prove it whole.
 
-A record is a `tf.train.Example` with the features image (encoded, the bytes as they came), labels (A bytes, 0
-or 1), key, and sha256 (of the image's bytes). `manifest.json` lists every shard with its size, record count
-and SHA-256. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
+`records` says what a shard holds. Beside the shards `index.npz` holds what is asked of all examples at once:
+their label codes and classes, and other ways to split them. `manifest.json` has the schema, and the size,
+record count and SHA-256 of every file. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-import hashlib
+import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from input_pipeline.batch import Example
+from input_pipeline.classes import ClassRates, count_rates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
+from input_pipeline.images import Box
+from input_pipeline.records import Record, decode_record
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.shards import Shard
 
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+MANIFEST, INDEX = "manifest.json", "index.npz"
+FORMAT_VERSION = 2
 
 _PREPARE_AGAIN = "prepare the data again with `wsca prepare`"
 
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One ArrayRecord file: its name, how many records and bytes it holds, and its SHA-256."""
-
-    file: str
-    records: int
-    bytes: int
-    sha256: str
+Codes = UInt8[np.ndarray, "... A"]
+DecodeLabels = Callable[[Codes], tuple[UInt8[np.ndarray, "... A"], Bool[np.ndarray, "... A"]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder must hold: for each split its shards, in order."""
+    """What a prepared folder must hold: for each split its shards, in order, and the index.
+
+    Attributes:
+      class_labels_only: whether labels are those of an example's class, for want of its own.
+    """
 
     data_set: str
-    attributes: tuple[str, ...]
+    schema: AttributeSchema
     splits: Mapping[str, tuple[Shard, ...]]
+    index: Shard
+    class_labels_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How records become examples: a data set's own code, with its options filled in.
+
+    Attributes:
+      decode_labels: codes uint8 [..., A] -> (labels uint8 [..., A], known bool [..., A]).
+      view: the object's box -> the part of the image that stands for the whole; None for all of it.
+      splitting: the name of another way to split the examples than the data set's first.
+      class_thresholds: (present, absent) of `labels_from_rates`, where nothing is known of single examples.
+    """
+
+    decode_labels: DecodeLabels
+    view: Callable[[Box], Box | None] = lambda box: None
+    splitting: str | None = None
+    class_thresholds: tuple[float, float] = (0.6, 0.4)
 
 
 class PreparedSource:
     """Random access to one split of a prepared folder. May be read from several threads.
 
+    Attributes:
+      schema: of the labels.
+
     Raises:
       DataError: no such split, another data set, or a shard that is missing or of the wrong size.
     """
 
-    def __init__(self, folder: Path, split: str, schema: AttributeSchema) -> None:
+    def __init__(self, folder: Path, split: str, schema: AttributeSchema, reading: Reading) -> None:
         manifest = read_manifest(folder)
-        if manifest.attributes != schema.attributes:
+        if manifest.schema.attributes != schema.attributes:
             raise DataError(
-                f"{folder}: prepared from {manifest.data_set!r} with {len(manifest.attributes)} attributes, "
-                f"expected {schema.name!r} with its {schema.num_attributes}; check --data_dir"
+                f"{folder}: prepared from {manifest.data_set!r} with {manifest.schema.num_attributes} "
+                f"attributes, expected {schema.name!r} with its {schema.num_attributes}; check --data_dir"
             )
-        if split not in manifest.splits:
-            raise DataError(f"{folder}: there is no split {split!r}; it holds {', '.join(manifest.splits)}")
-        self.schema = schema
-        self._shards = [ShardReader(folder, shard) for shard in manifest.splits[split]]
-        self._ends = list(itertools.accumulate(shard.records for shard in manifest.splits[split]))
-        self._known = np.ones(schema.num_attributes, np.bool_)
-        self._known.flags.writeable = False  # shared by all examples
+        self.schema, self._folder, self._manifest, self._reading = schema, folder, manifest, reading
+        self._positions = self._find_positions(split)
+        shards = [*itertools.chain.from_iterable(manifest.splits.values())]
+        self._ends = [*itertools.accumulate(shard.records for shard in shards)]
+        needed = np.unique(np.searchsorted(self._ends, self._positions, side="right"))
+        self._shards = {int(i): ShardReader(folder, shards[i]) for i in needed}
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> Example:
         """Raises CorruptRecordError, naming shard and record, for bytes that cannot be read back."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        shard = bisect.bisect_right(self._ends, index)
+        position = int(self._positions[index])
+        shard = bisect.bisect_right(self._ends, position)
         start = self._ends[shard - 1] if shard else 0
-        record = self._shards[shard].read(index - start, len(self._known))
-        return Example(record.image, record.labels, self._known, record.key)
+        record = self._shards[shard].read(position - start, self.schema.num_attributes)
+        labels, known = self._labels(index, record.codes)
+        view = None if record.box is None else self._reading.view(record.box)
+        return Example(record.image, labels, known, record.key, record.caption, view)
+
+    def _labels(self, index: int, codes: Codes) -> tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]:
+        if self._manifest.class_labels_only and self.class_rates is not None:
+            return labels_from_rates(self.class_rates.of_example(index), *self._reading.class_thresholds)
+        return self._reading.decode_labels(codes)
+
+    @property
+    def truth(self) -> str:
+        """What its labels are, for reports."""
+        return "labels of its class" if self._manifest.class_labels_only else "labels of each image"
+
+    @functools.cached_property
+    def class_rates(self) -> ClassRates | None:
+        """How common each attribute is in each class; None where examples have no class.
+
+        Published rates where there are some; else counted from the labels of the training split.
+        """
+        with _open_index(self._folder) as index:
+            if "class_of" not in index:
+                return None
+            of = index["class_of"]
+            rates = index["class_rates"] if "class_rates" in index else self._count_rates(index, of)
+        return ClassRates(of[self._positions], rates)
+
+    def _count_rates(self, index: Any, of: Int32[np.ndarray, "N"]) -> Float32[np.ndarray, "C A"]:
+        training = self._find_positions("train")
+        labels, known = self._reading.decode_labels(index["labels"][training])
+        return count_rates(labels, known, of[training], int(of.max()) + 1)
+
+    def _find_positions(self, split: str) -> Int64[np.ndarray, "n"]:
+        """Where the split's examples stand among all of them, in the order of the shards."""
+        splits, splitting = self._manifest.splits, self._reading.splitting
+        if splitting is not None:
+            return _other_split(self._folder, splitting, split)
+        if split not in splits:
+            raise DataError(f"{self._folder}: there is no split {split!r}; it holds {', '.join(splits)}")
+        start = 0
+        for name, shards in splits.items():
+            count = sum(shard.records for shard in shards)
+            if name == split:
+                break
+            start += count
+        return np.arange(start, start + count)
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One record as it lies on disk; see the module."""
+def _other_split(folder: Path, splitting: str, split: str) -> Int64[np.ndarray, "n"]:
+    with _open_index(folder) as index:
+        if f"{splitting}/{split}" in index:
+            return index[f"{splitting}/{split}"]
+        there = ", ".join(name for name in index if name.startswith(f"{splitting}/")) or "none of that kind"
+    raise DataError(f"{folder}: there is no split {splitting}/{split}; it holds {there}; {_PREPARE_AGAIN}")
 
-    image: bytes
-    labels: np.ndarray
-    key: str
-    sha256: str
+
+def _open_index(folder: Path) -> Any:
+    """The arrays of `index.npz`, each read when asked for."""
+    path = folder / INDEX
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: damaged, cannot be opened ({_first_line(error)}); {_PREPARE_AGAIN}"
+        ) from error
 
 
 class ShardReader:
@@ -96,14 +176,12 @@ class ShardReader:
 
     def __init__(self, folder: Path, shard: Shard) -> None:
         from array_record.python import array_record_module  # only where data is read: imports stay cheap
-        from tensorflow_datasets.proto import tf_example_pb2
 
         self.path, self.shard = folder / shard.file, shard
         size = self.path.stat().st_size if self.path.is_file() else None
         if size != shard.bytes:
             found = "nothing" if size is None else f"{size} bytes"
             raise DataError(f"{self.path}: expected {shard.bytes} bytes, found {found}; {_PREPARE_AGAIN}")
-        self._parse = tf_example_pb2.Example.FromString
         try:
             # Random access: read-ahead would fetch neighbours that nobody asked for.
             options = "readahead_buffer_size:0"
@@ -118,13 +196,7 @@ class ShardReader:
     def read(self, position: int, attributes: int) -> Record:
         """Raises CorruptRecordError, naming shard and record."""
         try:
-            features = self._parse(self._reader.read([position])[0]).features.feature
-            image, labels, key, sha256 = (
-                features[name].bytes_list.value[0] for name in ("image", "labels", "key", "sha256")
-            )
-            if len(labels) != attributes:
-                raise ValueError(f"{len(labels)} labels, expected {attributes}")
-            return Record(image, np.frombuffer(labels, np.uint8), key.decode(), sha256.decode())
+            return decode_record(self._reader.read([position])[0], attributes)
         except Exception as error:  # the C++ reader's and protobuf's types are their own
             raise CorruptRecordError(
                 f"{self.path}, record {position}: damaged ({_first_line(error)}); {_PREPARE_AGAIN}, "
@@ -149,7 +221,9 @@ def read_manifest(folder: Path) -> Manifest:
         version = record["format_version"]
         if version == FORMAT_VERSION:
             splits = {s: tuple(Shard(**shard) for shard in shards) for s, shards in record["splits"].items()}
-            return Manifest(record["data_set"], tuple(record["attributes"]), splits)
+            schema = AttributeSchema.from_json(record["schema"])
+            index, class_labels_only = Shard(**record["index"]), record["class_labels_only"]
+            return Manifest(record["data_set"], schema, splits, index, class_labels_only)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: expected a manifest of prepared data, found {error!r}; {_PREPARE_AGAIN}"
@@ -157,34 +231,15 @@ def read_manifest(folder: Path) -> Manifest:
     raise DataError(f"{path}: expected format version {FORMAT_VERSION}, found {version}; {_PREPARE_AGAIN}")
 
 
-def write_manifest(
-    folder: Path, schema: AttributeSchema, shards: Mapping[str, Sequence[tuple[str, int]]]
-) -> None:
-    """Records what the folder holds now.
-
-    Args:
-      folder: holds the shards.
-      schema: of the data set.
-      shards: for each split, (file name, number of records) of each shard in order.
-    """
-    splits = {
-        split: [dataclasses.asdict(_measure(folder, file, records)) for file, records in files]
-        for split, files in shards.items()
-    }
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     record = {
         "format_version": FORMAT_VERSION,
-        "data_set": schema.name,
-        "attributes": schema.attributes,
-        "splits": splits,
+        "data_set": manifest.data_set,
+        "schema": manifest.schema.to_json(),
+        "splits": {
+            s: [dataclasses.asdict(shard) for shard in shards] for s, shards in manifest.splits.items()
+        },
+        "index": dataclasses.asdict(manifest.index),
+        "class_labels_only": manifest.class_labels_only,
     }
     (folder / MANIFEST).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-
-
-def _measure(folder: Path, file: str, records: int) -> Shard:
-    path = folder / file
-    return Shard(file, records, path.stat().st_size, file_sha256(path))
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,22 +1,34 @@
-"""Holding data against its checksums, example by example."""
+"""Holding data against its checksums and against itself, example by example."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import check_complete
-from input_pipeline.prepared import Shard, ShardReader, file_sha256, read_manifest
+from input_pipeline.official import Official
+from input_pipeline.prepared import DecodeLabels, ShardReader, read_manifest
+from input_pipeline.shards import Shard, file_sha256
 
-# One example's labels, or one line saying what is wrong with it (or with the shard that held it).
-Finding = UInt8[np.ndarray, "A"] | str
+
+class Seen(NamedTuple):
+    """An example that was read and is whole: its name, its labels' codes, a digest of what it shows."""
+
+    key: str
+    codes: UInt8[np.ndarray, "A"]
+    digest: bytes
+
+
+# Or one line saying what is wrong with an example, or with the shard that held it.
+Finding = Seen | str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,78 +39,157 @@ class SplitReport:
       split: its name.
       examples: how many it must hold.
       readable: how many were read, matched their checksum where there is one, and decoded in full.
-      positive_rate: for each attribute, the fraction of readable examples that have it; nan without any.
+      known_rate: for each attribute, the fraction of readable examples whose label is known; nan without any.
+      positive_rate: for each attribute, the fraction of those that have it; nan without any.
     """
 
     split: str
     examples: int
     readable: int
+    known_rate: tuple[float, ...]
     positive_rate: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class VerifyReport:
-    """What was found in a folder. `problems` has one line for each damaged shard, record or image."""
+    """What was found in a folder.
+
+    Attributes:
+      path: the folder.
+      attributes: their names.
+      splits: what each split holds.
+      problems: one line for each damaged file, record or image.
+      repeated: one line for each image that stands in two splits: what is measured on it means little.
+    """
 
     path: Path
     attributes: tuple[str, ...]
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     def __str__(self) -> str:
-        """A table of positive rates, counts, and every problem, for a person to read."""
+        """A table of positive and known rates, counts, and every problem, for a person to read."""
         width = max(len(name) for name in self.attributes)
-        lines = [f"{self.path}", "", _line("present, %", [s.split for s in self.splits], width)]
+        columns = [f"{s.split}{' known' * k}" for s in self.splits for k in range(1 + self._partial)]
+        lines = [f"{self.path}", "", _line("present, % of known", columns, width)]
         for i, name in enumerate(self.attributes):
-            lines.append(_line(name, [f"{100 * s.positive_rate[i]:.1f}" for s in self.splits], width))
-        lines += ["", _line("examples", [str(s.examples) for s in self.splits], width)]
-        lines += [_line("readable", [str(s.readable) for s in self.splits], width), "", *self.problems]
+            rates = [
+                rate
+                for s in self.splits
+                for rate in (s.positive_rate[i], s.known_rate[i])[: 1 + self._partial]
+            ]
+            lines.append(_line(name, [f"{100 * rate:.1f}" for rate in rates], width))
+        counts = [
+            ("examples", [s.examples for s in self.splits]),
+            ("readable", [s.readable for s in self.splits]),
+        ]
+        pad = [""] * self._partial
+        lines += [
+            "",
+            *(_line(n, [c for v in values for c in (str(v), *pad)], width) for n, values in counts),
+            "",
+        ]
+        lines += [*self.repeated, *self.problems]
         return "\n".join([*lines, f"{len(self.problems)} problems" if self.problems else "no problems"])
+
+    @property
+    def _partial(self) -> bool:
+        """Whether any label is unknown."""
+        return any(rate < 1 for split in self.splits for rate in split.known_rate)
 
 
 def _line(name: str, cells: Sequence[str], width: int) -> str:
-    return f"{name:{width}s}" + "".join(f"{cell:>12s}" for cell in cells)
+    return f"{name:{width}s}" + "".join(f"{cell:>18s}" for cell in cells)
 
 
-def verify_prepared(folder: Path) -> VerifyReport:
-    """Reads all of a prepared folder: every shard's SHA-256, every record, every image's SHA-256 and pixels.
+def verify_prepared(folder: Path, decode_labels: DecodeLabels) -> VerifyReport:
+    """Reads all of a prepared folder: every file's SHA-256, every record, every image's SHA-256 and pixels.
 
     Raises:
       DataError: there is no manifest to hold the folder against.
     """
     manifest = read_manifest(folder)
-    examples = {split: sum(shard.records for shard in shards) for split, shards in manifest.splits.items()}
+    counts = {split: sum(shard.records for shard in shards) for split, shards in manifest.splits.items()}
+    attributes = manifest.schema.attributes
     findings = {
-        split: _prepared_findings(folder, shards, len(manifest.attributes))
+        split: _prepared_findings(folder, shards, len(attributes))
         for split, shards in manifest.splits.items()
     }
-    return summarise(folder, manifest.attributes, examples, findings)
+    report = summarise(folder, attributes, counts, findings, decode_labels)
+    damage = _file_problems(folder, manifest.index)
+    return dataclasses.replace(report, problems=(*damage, *report.problems))
+
+
+def verify_official(official: Official, decode_labels: DecodeLabels) -> VerifyReport:
+    """Reads every image of official files that were opened, and so agree with each other."""
+    counts = {split: len(rows) for split, rows in official.splits.items()}
+    findings = {split: _official_findings(official, rows) for split, rows in official.splits.items()}
+    return summarise(official.origin, official.schema.attributes, counts, findings, decode_labels)
 
 
 def summarise(
     path: Path,
     attributes: tuple[str, ...],
-    examples: dict[str, int],
-    findings: dict[str, Iterator[Finding]],
+    counts: Mapping[str, int],
+    findings: Mapping[str, Iterator[Finding]],
+    decode_labels: DecodeLabels,
 ) -> VerifyReport:
     """Draws the findings of each split, with a progress bar, and counts them into a report."""
     problems: list[str] = []
+    repeated: list[str] = []
     reports = []
-    for split, expected in examples.items():
-        positives, readable = np.zeros(len(attributes), np.int64), 0
+    first_seen: dict[bytes, tuple[str, str]] = {}
+    for split, expected in counts.items():
+        tally = _Tally(len(attributes))
         bar = tqdm(findings[split], desc=f"Verifying {split}", total=expected, unit=" images", disable=None)
         for finding in bar:
             if isinstance(finding, str):
                 problems.append(finding)
-            else:
-                positives, readable = positives + finding, readable + 1
-        rates = positives / readable if readable else np.full(len(attributes), np.nan)
-        reports.append(SplitReport(split, expected, readable, tuple(rates.tolist())))
-    return VerifyReport(path, attributes, tuple(reports), tuple(problems))
+                continue
+            tally.add(*decode_labels(finding.codes))
+            there, key = first_seen.setdefault(finding.digest, (split, finding.key))
+            if there != split:
+                repeated.append(f"{finding.key} in {split} is the same image as {key} in {there}")
+        reports.append(tally.report(split, expected))
+    return VerifyReport(path, attributes, tuple(reports), tuple(problems), tuple(repeated))
+
+
+class _Tally:
+    """Counts labels."""
+
+    def __init__(self, attributes: int) -> None:
+        self.readable = 0
+        self.known, self.positive = np.zeros(attributes, np.int64), np.zeros(attributes, np.int64)
+
+    def add(self, labels: UInt8[np.ndarray, "A"], known: UInt8[np.ndarray, "A"]) -> None:
+        self.readable += 1
+        self.known += known
+        self.positive += labels & known
+
+    def report(self, split: str, expected: int) -> SplitReport:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            known, positive = self.known / self.readable, self.positive / self.known
+        return SplitReport(split, expected, self.readable, tuple(known.tolist()), tuple(positive.tolist()))
+
+
+def _official_findings(official: Official, rows: Int64[np.ndarray, "n"]) -> Iterator[Finding]:
+    for row in rows:
+        key = official.keys[row]
+        try:
+            image = official.read_image(int(row))
+            check_complete(image, f"{official.origin}: image {key}")
+            yield Seen(
+                key,
+                official.codes[row],
+                _digest(image, None if official.boxes is None else official.boxes[row]),
+            )
+        except DataError as error:
+            yield str(error)
 
 
 def _prepared_findings(folder: Path, shards: Sequence[Shard], attributes: int) -> Iterator[Finding]:
@@ -108,20 +199,31 @@ def _prepared_findings(folder: Path, shards: Sequence[Shard], attributes: int) -
         except DataError as error:
             yield str(error)
             continue
-        if file_sha256(reader.path) != shard.sha256:
-            yield f"{reader.path}: its SHA-256 is not the one in the manifest"
+        yield from _file_problems(folder, shard)
         yield from _shard_findings(reader, attributes)
+
+
+def _file_problems(folder: Path, file: Shard) -> Iterator[str]:
+    path = folder / file.file
+    if not path.is_file():
+        yield f"{path}: expected {file.bytes} bytes, found nothing"
+    elif file_sha256(path) != file.sha256:
+        yield f"{path}: its SHA-256 is not the one in the manifest"
 
 
 def _shard_findings(reader: ShardReader, attributes: int) -> Iterator[Finding]:
     for position in range(reader.shard.records):
+        name = f"{reader.path}, record {position}"
         try:
             record = reader.read(position, attributes)
-            if hashlib.sha256(record.image).hexdigest() != record.sha256:
-                raise CorruptRecordError(
-                    f"{reader.path}, record {position} ({record.key}): the image is not the one prepared"
-                )
-            check_complete(record.image, f"{reader.path}, record {position} ({record.key})")
-            yield record.labels
+            if not record.whole:
+                raise CorruptRecordError(f"{name} ({record.key}): the image is not the one prepared")
+            check_complete(record.image, f"{name} ({record.key})")
+            yield Seen(record.key, record.codes, _digest(record.image, record.box))
         except DataError as error:
             yield str(error)
+
+
+def _digest(image: bytes, box: Sequence[int] | None) -> bytes:
+    """What tells an example's picture from others': several objects may lie on one image."""
+    return hashlib.sha256(image + repr(None if box is None else [*map(int, box)]).encode()).digest()

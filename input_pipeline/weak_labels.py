@@ -11,8 +11,9 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
+from input_pipeline.classes import labels_from_rates
 from input_pipeline.errors import DataError
 
 
@@ -33,8 +34,8 @@ def uniforms(seed: int, purpose: str, key: str, count: int) -> Float64[np.ndarra
 class WeakLabels:
     """A weak-label protocol. Without settings it passes every label on.
 
-    Noise comes first, then hiding: what a run sees are the labels of a careless annotator, of which some are
-    withheld.
+    Class labels come first, then noise, then hiding: what a run sees are the labels of a careless annotator,
+    who may have looked at classes only, and of which some are withheld.
 
     Attributes:
       seed: chooses the draws. Another seed is another, independent choice of labels.
@@ -43,9 +44,13 @@ class WeakLabels:
         image with no present attribute keeps nothing.
       flip_positive: probability that a present attribute is labelled absent.
       flip_negative: probability that an absent attribute is labelled present.
+      class_level: labels are those of the example's class, whatever its own are: see `labels_from_rates`.
+      class_present, class_absent: the share of a class's images from which on, and up to which, an attribute
+        counts as present or absent in all of them; between the two it is unknown.
 
     Raises:
-      DataError: a probability outside [0, 1], or `single_positive` together with `known_fraction` below 1.
+      DataError: a probability outside [0, 1], `single_positive` together with `known_fraction` below 1, or
+        `class_present` not above `class_absent`.
     """
 
     seed: int = 0
@@ -53,9 +58,12 @@ class WeakLabels:
     single_positive: bool = False
     flip_positive: float = 0.0
     flip_negative: float = 0.0
+    class_level: bool = False
+    class_present: float = 0.6
+    class_absent: float = 0.4
 
     def __post_init__(self) -> None:
-        for field in ("known_fraction", "flip_positive", "flip_negative"):
+        for field in ("known_fraction", "flip_positive", "flip_negative", "class_present", "class_absent"):
             value = getattr(self, field)
             if not 0.0 <= value <= 1.0:  # also false for nan
                 raise DataError(f"weak labels: {field} must be a probability in [0, 1], found {value}")
@@ -64,14 +72,28 @@ class WeakLabels:
                 "weak labels: single_positive already hides all but one label; set known_fraction to 1, "
                 f"found {self.known_fraction}"
             )
+        if self.class_present <= self.class_absent:
+            raise DataError(
+                f"weak labels: class_present must be above class_absent, found {self.class_present} and "
+                f"{self.class_absent}"
+            )
 
     @property
     def hides(self) -> bool:
         """Whether any label becomes unknown."""
-        return self.single_positive or self.known_fraction < 1.0
+        return self.single_positive or self.known_fraction < 1.0 or self.class_level
+
+    @property
+    def noisy(self) -> bool:
+        """Whether labels may be wrong."""
+        return self.flip_positive > 0.0 or self.flip_negative > 0.0 or self.class_level
 
     def apply(
-        self, labels: UInt8[np.ndarray, "A"], known: Bool[np.ndarray, "A"], key: str
+        self,
+        labels: UInt8[np.ndarray, "A"],
+        known: Bool[np.ndarray, "A"],
+        key: str,
+        rates: Float32[np.ndarray, "A"] | None = None,
     ) -> tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]:
         """What training sees of one example.
 
@@ -79,10 +101,15 @@ class WeakLabels:
           labels: uint8 [A] in {0, 1}, the truth.
           known: bool [A], what the data set itself knows.
           key: the example's key.
+          rates: float32 [A], how common each attribute is in its class; `class_level` alone reads it.
 
         Returns:
           (labels, known): new arrays; labels are 0 wherever known is False.
         """
+        if self.class_level:
+            if rates is None:
+                raise DataError(f"weak labels: class_level needs the class of {key}, which is not known")
+            labels, known = labels_from_rates(rates, self.class_present, self.class_absent)
         labels = self._flip(labels, key)
         if self.single_positive:
             known = self._one_positive((labels != 0) & known, key)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import celeba, scenes
+from input_pipeline.images import image_shape
 from wsca_jax import cli, config
 from wsca_jax.engine.record import write_run_record
 from wsca_jax.errors import ExitCode
@@ -167,6 +168,14 @@ def test_unwritable_workdir(tmp_path, capsys):
 
 def test_evaluating_what_is_no_run(tmp_path, capsys):
     expect_one_line(capsys, run("evaluate", "--workdir", tmp_path), "run.json", "wsca train")
+
+
+def test_prepare_stores_smaller_images_where_asked_for(official, tmp_path):
+    shards = tmp_path / "shards"
+    where = ("--data_dir", official, "--output", shards)
+    assert run("prepare", "--data", "celeba", *where, "--resize", "9") == ExitCode.DONE
+    source = celeba.open_split(shards, "train", celeba.Options())
+    assert min(image_shape(source[0].image)) == 9
 
 
 def test_prepare_then_verify_and_a_flipped_bit(official, tmp_path, capsys):

@@ -160,6 +160,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data_set(prepare)
     prepare.add_argument("--output", required=True, type=Path, help="folder for the shards; made if absent")
 
+    prepare.add_argument(
+        "--resize",
+        type=_at_least_one,
+        metavar="PIXELS",
+        help="store images with a shorter side of at most this (default: as they are)",
+    )
+
     verify = _command(commands, "verify", "read everything in a data folder and check it", run_verify)
     _add_data_set(verify)
     return parser
@@ -265,14 +272,16 @@ def run_inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax.config import data_set
 
-    folder = data_set(options.data, "prepare").prepare(options.data_dir, options.output)
+    chosen = data_set(options.data, "prepare")
+    folder = chosen.prepare(options.data_dir, options.output, shortest=options.resize)
     print(f"{folder}: ready; give it as --data_dir")
 
 
 def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax.config import data_set
 
-    found = data_set(options.data, "verify").verify(options.data_dir)
+    chosen = data_set(options.data, "verify")
+    found = chosen.verify(options.data_dir, chosen.Options())
     print(found)
     if not found.ok:
         raise WscaError(

@@ -2,12 +2,14 @@
 
 import io
 import os
+import shutil
 import stat
 import struct
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from input_pipeline.archives import Limits, open_archive
@@ -238,3 +240,37 @@ def test_nothing_there_and_not_an_archive(tmp_path):
     (tmp_path / "x.zip").write_text("<html>Quota exceeded</html>" * 100)
     with pytest.raises(DataError, match="no archive"):
         open_archive(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_unpacked_once_however_it_is_read(tmp_path, monkeypatch, mode):
+    """Every member decompresses the whole before it: backwards, 40 members would be read 20 times over."""
+    contents = {f"{i:02d}.bin": np.random.default_rng(i).bytes(20_000) for i in range(40)}
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, mode) as tar:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    archive = open_archive(path)
+    unpacked, copy = [], shutil.copyfileobj
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *a: unpacked.append(1) or copy(*a))
+    for name in [*contents, *reversed(contents), *contents]:
+        assert archive.read(name) == contents[name]
+    assert unpacked == [1]
+    archive.close()
+
+
+def test_no_room_for_unpacking_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a"), io.BytesIO())
+        tar.addfile(tarfile.TarInfo("b"), io.BytesIO())
+    archive = open_archive(path)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(DataError, match=r"a.tgz: cannot be unpacked into .*No space left.*set TMPDIR"):
+        archive.read("a")

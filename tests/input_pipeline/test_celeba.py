@@ -152,7 +152,7 @@ def test_the_cache_stands_where_the_option_says(official, tmp_path, monkeypatch)
 def test_an_unwritable_cache_is_one_line(official, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="set WSCA_CACHE"):
+    with pytest.raises(DataError, match="WSCA_CACHE sets"):
         open_split(official.write())
 
 
@@ -194,7 +194,7 @@ def test_a_preparation_killed_halfway_is_none(official, cache):
     process = start(KILLED, folder)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
-    assert list(cache.glob(".*.tmp")), "it was killed too early to show anything"
+    assert list(cache.glob(".*.partial")), "it was killed too early to show anything"
     assert_intact(official, open_split(folder), "train")
     assert not list(cache.glob(".*")), "the dead process's folder was left behind"
 
@@ -231,7 +231,7 @@ def test_prepare_refuses_a_folder_in_use_and_leaves_nothing_behind(official, tmp
 
 def test_verify_reads_official_files_too(official):
     official.images["000002.jpg"] = jpeg(1)[:-5]
-    report = celeba.verify(official.write())
+    report = celeba.verify(official.write(), celeba.Options())
     assert not report.ok
     assert [(s.split, s.examples, s.readable) for s in report.splits] == [
         ("train", 6, 5),
@@ -329,7 +329,7 @@ def test_an_image_listed_but_absent(official, cache, zipped):
 @pytest.mark.parametrize("broken", [jpeg(3)[:-1], jpeg(3)[:200], b"", b"<html>"], ids=len)
 def test_a_truncated_image(official, cache, zipped, broken):
     official.images["000004.jpg"] = broken
-    assert_one_line(official.write(zipped=zipped), r"image 000004\.jpg: .*download the images again", cache)
+    assert_one_line(official.write(zipped=zipped), r"image 000004\.jpg: .*get the image again", cache)
 
 
 def test_a_damaged_zip(official, cache):

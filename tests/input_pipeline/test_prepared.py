@@ -1,5 +1,6 @@
 """Prepared data that is damaged says where: in a real folder, really damaged."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,10 +10,12 @@ from official_files import OfficialCeleba
 
 from input_pipeline import celeba
 from input_pipeline.errors import CorruptRecordError, DataError
-from input_pipeline.prepared import PreparedSource, file_sha256, read_manifest, write_manifest
+from input_pipeline.labels import binary_codes
+from input_pipeline.prepared import PreparedSource, Reading, read_manifest, write_manifest
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.shards import file_sha256, measure
 
-SHARD = "celeba_attributes-train.array_record-00000-of-00001"
+SHARD = "celeba-train.array_record-00000-of-00001"
 COUNT = 12
 
 
@@ -29,7 +32,7 @@ def folder(made, tmp_path):
 
 
 def source(folder):
-    return PreparedSource(folder, "train", celeba.SCHEMA)
+    return PreparedSource(folder, "train", celeba.SCHEMA, Reading(binary_codes))
 
 
 def flip(path, position):
@@ -65,7 +68,7 @@ def damage_one_record(folder):
 
 
 def test_a_whole_folder_verifies(made, folder):
-    report = celeba.verify(folder)
+    report = celeba.verify(folder, celeba.Options())
     assert report.ok
     assert report.problems == ()
     assert [(s.split, s.examples, s.readable) for s in report.splits] == [
@@ -78,7 +81,7 @@ def test_a_whole_folder_verifies(made, folder):
 
 def test_a_flipped_bit_is_found_in_its_record_and_nowhere_else(made, folder):
     record = damage_one_record(folder)
-    report = celeba.verify(folder)
+    report = celeba.verify(folder, celeba.Options())
     assert not report.ok
     assert report.splits[0].readable == COUNT - 1
     assert [line.split(":")[0] for line in report.problems] == [
@@ -94,7 +97,7 @@ def test_no_flipped_bit_anywhere_passes_verify_or_changes_an_example(made, folde
     expected = [source(folder)[i] for i in range(COUNT)]
     for position in np.random.default_rng(0).integers(0, len(whole), 150):
         flip(folder / SHARD, int(position))
-        assert not celeba.verify(folder).ok
+        assert not celeba.verify(folder, celeba.Options()).ok
         for index in {*range(COUNT)} - {*unreadable(folder)}:
             example = source(folder)[index]
             assert (example.key, example.image) == (expected[index].key, expected[index].image)
@@ -108,7 +111,7 @@ def test_a_truncated_shard_is_refused_when_opened_and_named_by_verify(folder, ke
     (folder / SHARD).write_bytes(whole[: int(keep * len(whole))])
     with pytest.raises(DataError, match=f"{SHARD}: expected {len(whole)} bytes, found"):
         source(folder)
-    report = celeba.verify(folder)
+    report = celeba.verify(folder, celeba.Options())
     assert (report.splits[0].readable, report.splits[1].readable) == (0, 2)
     assert np.isnan(report.splits[0].positive_rate).all()
     assert SHARD in report.problems[0]
@@ -118,7 +121,7 @@ def test_a_shard_that_is_gone(folder):
     (folder / SHARD).unlink()
     with pytest.raises(DataError, match=f"{SHARD}: expected .* found nothing"):
         source(folder)
-    assert not celeba.verify(folder).ok
+    assert not celeba.verify(folder, celeba.Options()).ok
 
 
 def test_a_shard_of_zeros_of_the_right_size(folder):
@@ -126,7 +129,7 @@ def test_a_shard_of_zeros_of_the_right_size(folder):
     (folder / SHARD).write_bytes(bytes(size))
     with pytest.raises(DataError, match=f"{SHARD}: damaged"):
         source(folder)
-    assert SHARD in celeba.verify(folder).problems[0]
+    assert SHARD in celeba.verify(folder, celeba.Options()).problems[0]
 
 
 def rewrite(folder, change):
@@ -143,8 +146,12 @@ def rewrite(folder, change):
         change(row, record.features.feature)
         writer.write(record.SerializeToString())
     writer.close()
-    validation = [(s.file, s.records) for s in read_manifest(folder).splits["validation"]]
-    write_manifest(folder, celeba.SCHEMA, {"train": [(SHARD, COUNT)], "validation": validation})
+    believe(folder, {**read_manifest(folder).splits, "train": (measure(folder / SHARD, COUNT),)})
+
+
+def believe(folder, splits):
+    """Writes a manifest of these shards."""
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), splits=splits))
 
 
 def test_an_image_that_is_not_the_one_prepared(made, folder):
@@ -157,7 +164,7 @@ def test_an_image_that_is_not_the_one_prepared(made, folder):
             features["image"].bytes_list.value[0] = bytes(image)
 
     rewrite(folder, change)
-    (problem,) = celeba.verify(folder).problems
+    (problem,) = celeba.verify(folder, celeba.Options()).problems
     assert f"record 3 ({made[0].keys[3]}): the image is not the one prepared" in problem
 
 
@@ -169,7 +176,7 @@ def test_a_record_without_its_labels(folder):
     rewrite(folder, change)
     with pytest.raises(CorruptRecordError, match=r"record 3: damaged .*39 labels, expected 40"):
         source(folder)[3]
-    assert len(celeba.verify(folder).problems) == 1
+    assert len(celeba.verify(folder, celeba.Options()).problems) == 1
 
 
 def test_positions_outside(folder):
@@ -179,10 +186,12 @@ def test_positions_outside(folder):
 
 
 def test_labels_cannot_be_changed_through_an_example(folder):
-    example = source(folder)[0]
-    for array in (example.labels, example.known):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
+    data = source(folder)
+    expected = data[0].labels.copy()
+    data[0].labels[:] = 1 - expected
+    data[0].known[:] = False
+    np.testing.assert_array_equal(data[0].labels, expected)
+    assert data[0].known.all()
 
 
 def test_data_of_another_schema_is_refused(folder):
@@ -190,7 +199,7 @@ def test_data_of_another_schema_is_refused(folder):
     with pytest.raises(
         DataError, match="prepared from 'celeba' with 40 attributes, expected 'toys' with its 1"
     ):
-        PreparedSource(folder, "train", other)
+        PreparedSource(folder, "train", other, Reading(binary_codes))
 
 
 @pytest.mark.parametrize(
@@ -198,8 +207,8 @@ def test_data_of_another_schema_is_refused(folder):
     [
         ("{", "expected a manifest"),
         ("[]", "expected a manifest"),
-        ('{"format_version": 1}', "expected a manifest"),
-        ('{"format_version": 2}', "expected format version 1, found 2"),
+        ('{"format_version": 2}', "expected a manifest"),
+        ('{"format_version": 1}', "expected format version 2, found 1; prepare the data again"),
     ],
 )
 def test_a_manifest_that_is_none(folder, text, match):
@@ -210,12 +219,12 @@ def test_a_manifest_that_is_none(folder, text, match):
 
 def test_the_manifest_holds_what_it_says(folder):
     manifest = read_manifest(folder)
-    assert manifest.attributes == celeba.SCHEMA.attributes
+    assert manifest.schema == celeba.SCHEMA
     (shard,) = manifest.splits["train"]
     assert (shard.file, shard.records) == (SHARD, COUNT)
     assert shard.bytes == (folder / SHARD).stat().st_size
     assert shard.sha256 == file_sha256(folder / SHARD)
-    assert json.loads((folder / "manifest.json").read_text())["format_version"] == 1
+    assert json.loads((folder / "manifest.json").read_text())["format_version"] == 2
 
 
 def test_many_shards_read_as_one(made, folder):
@@ -231,8 +240,8 @@ def test_many_shards_read_as_one(made, folder):
         for record in records[start:stop]:
             writer.write(record)
         writer.close()
-        shards.append((f"part-{number}", stop - start))
-    write_manifest(folder, celeba.SCHEMA, {"train": shards})
+        shards.append(measure(folder / f"part-{number}", stop - start))
+    believe(folder, {"train": (*shards,)})
     data = source(folder)
     assert [data[i].key for i in range(len(data))] == made[0].keys[:COUNT]
-    assert celeba.verify(folder).ok
+    assert celeba.verify(folder, celeba.Options()).ok

@@ -6,7 +6,8 @@ from official_files import OfficialCeleba
 
 from input_pipeline import celeba, scenes
 from input_pipeline.batch import SourceWithFactors
-from input_pipeline.prepared import PreparedSource
+from input_pipeline.labels import binary_codes
+from input_pipeline.prepared import PreparedSource, Reading
 from input_pipeline.scenes.vocabulary import Background, Shape
 
 ATTRIBUTES = scenes.SCHEMA.attributes
@@ -75,5 +76,7 @@ def test_every_cell_of_the_default_validation_split_is_large_enough():
 def test_prepared_data_has_no_factors(tmp_path):
     official = OfficialCeleba(tmp_path / "official", {"0": 2, "1": 1})
     folder = celeba.prepare(official.write(), tmp_path / "prepared")
-    assert not isinstance(PreparedSource(folder, "train", celeba.SCHEMA), SourceWithFactors)
+    assert not isinstance(
+        PreparedSource(folder, "train", celeba.SCHEMA, Reading(binary_codes)), SourceWithFactors
+    )
     assert isinstance(opened(), SourceWithFactors)

@@ -1,0 +1,88 @@
+"""CUB-200-2011: 11,788 images of 200 species of birds, 312 binary attributes in 28 families and three groups.
+
+Reads the official files (see `cub_files`) or a folder made by `prepare`. For non-commercial research; the
+images may not be redistributed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal, get_args
+
+from input_pipeline import cub_files
+from input_pipeline.cub_schema import SCHEMA
+from input_pipeline.errors import DataError
+from input_pipeline.file_data_set import FileDataSet
+from input_pipeline.images import Box
+from input_pipeline.official import Official
+from input_pipeline.prepared import Reading
+
+__all__ = ["SCHEMA", "Options", "open_split", "prepare", "verify"]
+
+Splitting = Literal["official", "class_disjoint"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the data set.
+
+    Attributes:
+      certainty: the least certainty of an annotator, 1 (not visible) to 4 (definitely), at which the label of
+        an image counts as known.
+      split: "official", where a tenth of the training images is set aside for validation, or
+        "class_disjoint", where no species stands in two splits. With labels of class level the official one
+        measures how well species are told apart, and only the other one how well attributes are.
+      crop: whether an image is cut to the bird's box.
+      cache_dir: where official files are prepared; None for $WSCA_CACHE, or ~/.cache/wsca_jax without it.
+
+    Raises:
+      DataError: a value out of range.
+    """
+
+    certainty: int = 3
+    split: Splitting = "official"
+    crop: bool = False
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        cub_files.Options(self.certainty)
+        if self.split not in get_args(Splitting):
+            known = " or ".join(get_args(Splitting))
+            raise DataError(f"cub: split is {self.split!r}, expected {known}")
+
+
+def _open_official(folder: Path) -> Official:
+    """The official files, with validation images and the split that keeps species apart."""
+    official = cub_files.open_official(folder)
+    splits = cub_files.official_with_validation(official.splits, official.keys)
+    if official.classes is None:
+        return dataclasses.replace(official, splits=splits)
+    return dataclasses.replace(
+        official,
+        splits=splits,
+        other_splits={"class_disjoint": cub_files.class_disjoint(official.classes)},
+        class_labels_only=not official.codes.any(),
+    )
+
+
+def _reading(options: Options) -> Reading:
+    certainty = cub_files.Options(options.certainty)
+    return Reading(
+        decode_labels=functools.partial(cub_files.decode_labels, options=certainty),
+        view=_bird if options.crop else _everything,
+        splitting=None if options.split == "official" else options.split,
+    )
+
+
+def _bird(box: Box) -> Box | None:
+    return box
+
+
+def _everything(box: Box) -> Box | None:
+    return None
+
+
+_FILES = FileDataSet("CUB-200-2011", SCHEMA, _open_official, cub_files.fingerprint, _reading)
+open_split, prepare, verify = _FILES.open_split, _FILES.prepare, _FILES.verify

@@ -1,0 +1,231 @@
+"""Official files become prepared data: by all cores, whole or not at all, and resumed after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import prepared
+from input_pipeline.errors import CorruptImageError, DataError
+from input_pipeline.images import Box, check_complete
+from input_pipeline.official import Official
+from input_pipeline.prepared import INDEX, Manifest
+from input_pipeline.records import Record, encode_record, make_record
+from input_pipeline.reencode import Storage
+from input_pipeline.shards import (
+    PlannedShard,
+    Shard,
+    finished_shards,
+    measure,
+    plan_shards,
+    remove_notes,
+    write_shards,
+)
+
+# From so many examples the room that all of them take is estimated, and this much is added to it.
+SAMPLE, SPARE = 64, 1.1
+
+OpenOfficial = Callable[[Path], Official]
+
+
+def prepare(
+    open_official: OpenOfficial,
+    source_dir: Path,
+    output_dir: Path,
+    *,
+    shortest: int | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Writes official files as a TFDS data set in ArrayRecord, with a manifest of checksums.
+
+    The folder appears whole or not at all. Every image is decoded once on the way. Killed and called again
+    with the same arguments, it goes on with the shards that are not finished.
+
+    Args:
+      open_official: reads the data set's official files.
+      source_dir: where they are.
+      output_dir: must not exist yet, or be empty.
+      shortest: store images with a shorter side of at most this many pixels; None keeps every pixel.
+      threads: shards written at a time; None for one for each core.
+
+    Returns:
+      `output_dir`.
+
+    Raises:
+      DataError: bad input, no room on the disk, or a folder that cannot be written.
+    """
+    _check_free(output_dir)
+    official = open_official(source_dir)
+    with _locked(output_dir):
+        _check_free(output_dir)  # another process may have been first
+        _prepare(official, output_dir, Storage(shortest, official.shared_images), threads)
+    return output_dir
+
+
+def cached(open_official: OpenOfficial, source_dir: Path, entry: Path) -> Path:
+    """A cache's entry for official files, prepared now if it is not there.
+
+    Once, also where several processes ask at the same time.
+    """
+    if not prepared.is_prepared(entry):
+        with _locked(entry):
+            if not prepared.is_prepared(entry):  # another process may have been first
+                print(f"Preparing {source_dir} once, into {entry}", file=sys.stderr)
+                official = open_official(source_dir)
+                _prepare(official, entry, Storage(crops=official.shared_images), None)
+    return entry
+
+
+def cache_root(chosen: str | None) -> Path:
+    """Where data sets are prepared into: `chosen`, $WSCA_CACHE, or ~/.cache/wsca_jax, in that order."""
+    chosen = chosen or os.environ.get("WSCA_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "wsca_jax"
+
+
+def _check_free(output_dir: Path) -> None:
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise DataError(f"{output_dir}: already there and not an empty folder; choose a new one")
+
+
+@contextlib.contextmanager
+def _locked(output_dir: Path) -> Iterator[None]:
+    """Waits until no other process of this user on this machine writes the folder."""
+    name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
+    with (Path(tempfile.gettempdir()) / f"wsca-{os.getuid()}-{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(official: Official, output_dir: Path, storage: Storage, threads: int | None) -> None:
+    work = output_dir.with_name(f".{output_dir.name}.partial")
+    try:
+        _start_or_go_on(work, official, storage)
+        _build(official, storage, work, threads)
+        os.replace(work, output_dir)
+    except Exception as error:  # not an interruption, from which it can go on
+        shutil.rmtree(work, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise DataError(
+            f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
+        ) from error
+
+
+def _start_or_go_on(work: Path, official: Official, storage: Storage) -> None:
+    """Keeps what an interrupted preparation of the same files left, and nothing else."""
+    purpose = json.dumps([official.fingerprint, official.schema.fingerprint, dataclasses.asdict(storage)])
+    note = work / "purpose.done.json"
+    if work.exists() and not (note.is_file() and note.read_text("utf-8") == purpose):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    note.write_text(purpose, "utf-8")
+
+
+def _build(official: Official, storage: Storage, work: Path, threads: int | None) -> None:
+    planned = plan_shards(official.schema.name, official.splits)
+    make = functools.partial(_make_record, official, storage)
+    shards = [*itertools.chain.from_iterable(planned.values())]
+    _check_room(work, shards, make)
+    written = write_shards(work, shards, make, threads=threads)
+    splits = {split: tuple(written[p.file] for p in parts) for split, parts in planned.items()}
+    _write_index(work / INDEX, official)
+    _write_tfds_metadata(work, official, splits)
+    index, only = measure(work / INDEX, len(official.keys)), official.class_labels_only
+    prepared.write_manifest(
+        work, Manifest(official.schema.name, official.schema, splits, index, class_labels_only=only)
+    )
+    remove_notes(work)
+
+
+def _check_room(work: Path, shards: Sequence[PlannedShard], make: Callable[[int], Record]) -> None:
+    """Raises DataError where the disk cannot hold what is still to be written, before anything is."""
+    finished = finished_shards(work, shards)
+    rows = np.concatenate([np.zeros(0, np.int64), *(s.rows for s in shards if s.file not in finished)])
+    if not len(rows):
+        return
+    sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
+    each = sum(len(encode_record(make(int(row)))) for row in sample) / len(sample)
+    needed, free = int(SPARE * each * len(rows)), shutil.disk_usage(work).free
+    if needed > free:
+        raise DataError(
+            f"{work.parent}: {len(rows):,} images need about {needed / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free; make room, choose another disk, or store smaller images"
+        )
+
+
+def _make_record(official: Official, storage: Storage, row: int) -> Record:
+    """Reads an image, checks that it decodes in full, and makes what is stored of it."""
+    key, image = official.keys[row], official.read_image(row)
+    try:
+        check_complete(image, f"{official.origin}: image {key}")
+    except CorruptImageError as error:
+        raise CorruptImageError(f"{error}; get the image again, or take it out of the list") from error
+    box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
+    stored, box = storage.apply(image, box)
+    caption = None if official.captions is None else official.captions[row]
+    return make_record(stored, official.codes[row], key, box, caption)
+
+
+def _write_index(path: Path, official: Official) -> None:
+    """What is asked of all examples at once, in the order of the shards."""
+    order = np.concatenate([*official.splits.values()])
+    arrays: dict[str, Any] = {"labels": official.codes[order]}
+    if official.classes is not None:
+        arrays["class_of"], arrays["class_names"] = (
+            official.classes.of[order],
+            np.array(official.classes.names),
+        )
+        if official.classes.rates is not None:
+            arrays["class_rates"] = official.classes.rates
+    place = np.full(len(official.keys), -1, np.int64)
+    place[order] = np.arange(len(order))
+    for splitting, splits in official.other_splits.items():
+        arrays |= {f"{splitting}/{split}": place[rows] for split, rows in splits.items()}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _write_tfds_metadata(work: Path, official: Official, splits: Mapping[str, tuple[Shard, ...]]) -> None:
+    """Makes the folder one that `tfds.builder_from_directory` opens."""
+    import tensorflow_datasets as tfds  # slow to import, and needed nowhere else
+
+    attributes = official.schema.num_attributes
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "labels": tfds.features.Tensor(
+            shape=(attributes,), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+        ),
+        "key": tfds.features.Text(),
+        "sha256": tfds.features.Text(),
+    }
+    if official.boxes is not None:
+        features["box"] = tfds.features.Tensor(shape=(4,), dtype=np.int64)
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard.records for shard in shards],
+            num_bytes=sum(shard.bytes for shard in shards),
+            filename_template=tfds.core.ShardedFileTemplate(
+                dataset_name=official.schema.name, data_dir=work, split=split, filetype_suffix="array_record"
+            ),
+        )
+        for split, shards in splits.items()
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        tfds.folder_dataset.write_metadata(
+            data_dir=work, features=features, split_infos=infos, check_data=False, version="2.0.0"
+        )

@@ -1,0 +1,88 @@
+"""One example as it lies in a shard: a `tf.train.Example`, written and read without TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from input_pipeline.images import Box
+
+
+class Record(NamedTuple):
+    """What is stored of one example.
+
+    Attributes:
+      image: encoded JPEG or PNG.
+      codes: uint8 [A], the labels in the data set's own code.
+      key: the example's stable name.
+      sha256: of `image`, in hexadecimal, when it was written.
+      box: the object that the labels are about, in pixels of `image`; None for the whole image.
+      caption: None where there is none.
+    """
+
+    image: bytes
+    codes: UInt8[np.ndarray, "A"]
+    key: str
+    sha256: str
+    box: Box | None = None
+    caption: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the image is the one that was written."""
+        return hashlib.sha256(self.image).hexdigest() == self.sha256
+
+
+def make_record(
+    image: bytes, codes: UInt8[np.ndarray, "A"], key: str, box: Box | None = None, caption: str | None = None
+) -> Record:
+    """The record of an image as it is now."""
+    return Record(image, codes, key, hashlib.sha256(image).hexdigest(), box, caption)
+
+
+def encode_record(record: Record) -> bytes:
+    """The record's bytes. A missing box or caption is a missing feature."""
+    from tensorflow_datasets.proto import tf_example_pb2  # only where data is read or written
+
+    example = tf_example_pb2.Example()
+    feature = example.features.feature
+    texts = {"key": record.key, "sha256": record.sha256, "caption": record.caption}
+    values = {name: text.encode() for name, text in texts.items() if text is not None}
+    for name, value in {"image": record.image, "labels": record.codes.tobytes(), **values}.items():
+        feature[name].bytes_list.value.append(value)
+    if record.box is not None:
+        feature["box"].int64_list.value.extend(record.box)
+    return example.SerializeToString(deterministic=True)
+
+
+def decode_record(data: bytes, attributes: int) -> Record:
+    """Reads what `encode_record` wrote.
+
+    Raises:
+      Exception: for bytes that are something else; protobuf's types are its own.
+      ValueError: the labels are not `attributes` bytes, or the box is not four numbers.
+    """
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    feature = tf_example_pb2.Example.FromString(data).features.feature
+    image, labels, key, sha256 = (
+        feature[name].bytes_list.value[0] for name in ("image", "labels", "key", "sha256")
+    )
+    if len(labels) != attributes:
+        raise ValueError(f"{len(labels)} labels, expected {attributes}")
+    box = feature["box"].int64_list.value if "box" in feature else ()
+    if len(box) not in (0, 4):
+        raise ValueError(f"a box of {len(box)} numbers, expected 4")
+    caption = feature["caption"].bytes_list.value[0].decode() if "caption" in feature else None
+    codes = np.frombuffer(labels, np.uint8)
+    return Record(
+        image,
+        codes,
+        key.decode(),
+        sha256.decode(),
+        Box(*box) if box else None,
+        caption,
+    )

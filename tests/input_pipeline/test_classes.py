@@ -1,0 +1,79 @@
+"""Labels of class level, counted and thresholded."""
+
+import numpy as np
+import pytest
+from official_files import OfficialCeleba
+
+from input_pipeline import celeba
+from input_pipeline.batch import First
+from input_pipeline.classes import count_rates, labels_from_rates
+from input_pipeline.errors import DataError
+from input_pipeline.images import ImageOptions
+from input_pipeline.pipeline import train_batches
+from input_pipeline.weak_labels import WeakLabels
+
+
+def test_rates_by_hand():
+    labels = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 0]], np.uint8)
+    known = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
+    rates = count_rates(labels, known, np.array([0, 0, 2], np.int32), 3)
+    np.testing.assert_array_equal(rates, [[1.0, 0.0, np.nan], [np.nan] * 3, [0.0, 1.0, 0.0]])
+
+
+def test_labels_from_rates_leave_the_middle_and_nan_unknown():
+    labels, known = labels_from_rates(np.array([0.0, 0.4, 0.41, 0.59, 0.6, 1.0, np.nan]), 0.6, 0.4)
+    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 0]
+    assert known.tolist() == [True, True, False, False, True, True, False]
+
+
+def persons(official, of):
+    lines = [f"{key} {person}" for key, person in zip(official.keys, of, strict=True)]
+    (official.folder / "identity_CelebA.txt").write_text("\n".join(lines))
+
+
+def test_a_persons_training_images_decide(tmp_path, monkeypatch):
+    """Rates are counted from the training split alone: validation images of the same person say nothing."""
+    monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "cache"))
+    official = OfficialCeleba(tmp_path / "official", {"0": 5, "1": 2})
+    folder = official.write()
+    persons(official, [7, 7, 7, 3, 3, 7, 3])
+    source = celeba.open_split(folder, "train", celeba.Options())
+    means = {7: official.labels[:3].mean(0), 3: official.labels[3:5].mean(0)}
+    weak = WeakLabels(class_level=True)
+    batch = next(
+        train_batches(source, images=ImageOptions(8), weak_labels=weak, batch_size=5, seed=0, threads=0)
+    )
+    for row, index in enumerate(batch.index):
+        rates = means[7 if index < 3 else 3]
+        np.testing.assert_array_equal(batch.labels[row], rates >= 0.6)
+        np.testing.assert_array_equal(batch.known[row], (rates >= 0.6) | (rates <= 0.4))
+
+
+def test_data_without_classes_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "cache"))
+    source = celeba.open_split(
+        OfficialCeleba(tmp_path / "official", {"0": 5}).write(), "train", celeba.Options()
+    )
+    for without in (source, First(source, 3)):
+        with pytest.raises(DataError, match="needs examples with classes, and these have none"):
+            train_batches(
+                without,
+                images=ImageOptions(8),
+                weak_labels=WeakLabels(class_level=True),
+                batch_size=2,
+                seed=0,
+            )
+
+
+def test_thresholds_that_cross_are_refused():
+    with pytest.raises(DataError, match="class_present must be above class_absent"):
+        WeakLabels(class_present=0.4, class_absent=0.4)
+
+
+@pytest.mark.parametrize("line", ["000001.jpg", "000001.jpg x", "000001.jpg 1 2"])
+def test_a_wrong_identity_line_is_named(tmp_path, line):
+    official = OfficialCeleba(tmp_path / "official", {"0": 3})
+    folder = official.write()
+    (folder / "identity_CelebA.txt").write_text(f"000002.jpg 1\n{line}\n")
+    with pytest.raises(DataError, match=r"identity_CelebA.txt, line 2: expected an image name and a person"):
+        celeba.verify(folder, celeba.Options())

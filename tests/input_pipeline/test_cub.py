@@ -1,0 +1,91 @@
+"""CUB-200-2011 as a data set: its two ways to split, boxes, and labels that only classes have."""
+
+import numpy as np
+import pytest
+from official_cub import OfficialCub
+
+from input_pipeline import cub
+from input_pipeline.errors import DataError
+from input_pipeline.images import ImageOptions
+from input_pipeline.pipeline import eval_batches, train_batches
+from input_pipeline.weak_labels import WeakLabels
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def official(tmp_path):
+    return OfficialCub(tmp_path / "official")
+
+
+def examples(folder, name, **options):
+    source = cub.open_split(folder, name, cub.Options(**options))
+    return {example.key: example for example in (source[i] for i in range(len(source)))}
+
+
+def species(found):
+    return {key.split("/")[0] for key in found}
+
+
+@pytest.mark.parametrize("form", ["archive", "unpacked"])
+def test_every_image_arrives_with_its_labels(official, form):
+    folder = official.write(form)
+    found = examples(folder, "train", certainty=3) | examples(folder, "test", certainty=3)
+    assert found.keys() == set(official.keys)
+    for row, key in enumerate(official.keys):
+        assert found[key].image == official.images[key]
+        certain = official.certainty[row] >= 3
+        np.testing.assert_array_equal(found[key].known, certain)
+        np.testing.assert_array_equal(found[key].labels, official.present[row] * certain)
+
+
+def test_no_species_stands_in_two_splits(official):
+    folder = official.write()
+    splits = [
+        species(examples(folder, name, split="class_disjoint")) for name in ("train", "validation", "test")
+    ]
+    assert all(splits)
+    assert sum(map(len, splits)) == len(set.union(*splits)) == 4
+
+
+def test_the_birds_box_is_cut_out_where_asked_for(official):
+    folder = official.write()
+    assert all(example.view is None for example in examples(folder, "train").values())
+    (view,) = {example.view for example in examples(folder, "train", crop=True).values()}
+    assert view == (3, 2, 20, 11)  # 2.5 .. 12.75 across and 3 .. 23 down, rounded outward
+
+
+def test_without_labels_of_images_those_of_classes_are_the_truth(official):
+    folder = official.write(**{"attributes/image_attribute_labels.txt": None})
+    source = cub.open_split(folder, "test", cub.Options())
+    assert source.truth == "labels of its class"
+    for example in examples(folder, "test").values():
+        rates = official.percentages[official.class_names.index(example.key.split("/")[0])] / 100
+        np.testing.assert_array_equal(example.labels, rates >= 0.6)
+        np.testing.assert_array_equal(example.known, (rates >= 0.6) | (rates <= 0.4))
+
+
+def test_class_level_labels_in_training_and_the_truth_in_evaluation(official):
+    folder = official.write()
+    source = cub.open_split(folder, "train", cub.Options(certainty=1))
+    assert source.truth == "labels of each image"
+    weak = WeakLabels(class_level=True, class_present=0.7, class_absent=0.2)
+    settings = {"images": ImageOptions(16), "batch_size": len(source), "threads": 0}
+    training = next(train_batches(source, weak_labels=weak, seed=0, **settings))
+    truth = next(eval_batches(source, **settings))
+    for row, index in enumerate(training.index):
+        key = source[int(index)].key
+        rates = official.percentages[official.class_names.index(key.split("/")[0])] / 100
+        np.testing.assert_array_equal(training.labels[row], rates >= 0.7)
+        np.testing.assert_array_equal(training.known[row], (rates >= 0.7) | (rates <= 0.2))
+        np.testing.assert_array_equal(truth.labels[index], official.present[official.keys.index(key)])
+
+
+def test_wrong_settings_are_one_line():
+    with pytest.raises(DataError, match="split is 'zero_shot', expected official or class_disjoint"):
+        cub.Options(split="zero_shot")
+    with pytest.raises(DataError, match="certainty"):
+        cub.Options(certainty=5)
