@@ -19,7 +19,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/wsca train --config configs/scenes.py:quickstart --workdir $(QUICKSTART_WORKDIR)
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m slow
