@@ -1,7 +1,8 @@
 """Prepared data: a TensorFlow Datasets folder of ArrayRecord shards, and a manifest that can prove it whole.
 
 `records` says what a shard holds. Beside the shards `index.npz` holds what is asked of all examples at once:
-their label codes and classes, and other ways to split them. `manifest.json` has the schema, and the size,
+their label codes and classes, other ways to split them, and the
+words of the training captions. `manifest.json` has the schema, and the size,
 record count and SHA-256 of every file. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
 """
 
@@ -29,7 +30,8 @@ from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import Shard
 
 MANIFEST, INDEX = "manifest.json", "index.npz"
-FORMAT_VERSION = 2
+WORDS = "words"  # in the index
+FORMAT_VERSION = 3
 
 _PREPARE_AGAIN = "prepare the data again with `wsca prepare`"
 
@@ -61,12 +63,14 @@ class Reading:
       view: the object's box -> the part of the image that stands for the whole; None for all of it.
       splitting: the name of another way to split the examples than the data set's first.
       class_thresholds: (present, absent) of `labels_from_rates`, where nothing is known of single examples.
+      truth: what labels are, for reports, where something is known of single examples.
     """
 
     decode_labels: DecodeLabels
     view: Callable[[Box], Box | None] = lambda box: None
     splitting: str | None = None
     class_thresholds: tuple[float, float] = (0.6, 0.4)
+    truth: str = "labels of each image"
 
 
 class PreparedSource:
@@ -116,7 +120,17 @@ class PreparedSource:
     @property
     def truth(self) -> str:
         """What its labels are, for reports."""
-        return "labels of its class" if self._manifest.class_labels_only else "labels of each image"
+        if not self._manifest.class_labels_only:
+            return self._reading.truth
+        present, absent = self._reading.class_thresholds
+        return f"rates of each image's class: present from {present:g}, absent up to {absent:g}"
+
+    @functools.cached_property
+    def caption_words(self) -> tuple[str, ...]:
+        """The words of the training captions, commonest first; of every split the same."""
+        name = WORDS if self._reading.splitting is None else f"{self._reading.splitting}/{WORDS}"
+        with _open_index(self._folder) as index:
+            return tuple(index[name].tobytes().decode().split()) if name in index else ()
 
     @functools.cached_property
     def class_rates(self) -> ClassRates | None:
