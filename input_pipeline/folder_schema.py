@@ -133,11 +133,17 @@ def _check_names(place: str, names: tuple[str, ...]) -> None:
             raise DataError(f"{place}: column {name!r}: write {name.lower()!r} in small letters")
         first[name] = position
     if "path" not in first:
-        near = difflib.get_close_matches("path", names, n=1, cutoff=0.4) or names[:1]
         raise DataError(
             f"{place}: expected a column 'path' with the images' names, found {_listed(names)}; "
-            f"if {near[0]!r} is that column, call it 'path'"
+            f"if {_likely_path(names)!r} is that column, call it 'path'"
         )
+
+
+def _likely_path(names: tuple[str, ...]) -> str:
+    """The column that somebody else may have meant for the images' names."""
+    free = [name for name in names if name not in RESERVED] or names
+    hints = ("path", "file", "image", "img", "name")
+    return next((name for hint in hints for name in free if hint in name.lower()), free[0])
 
 
 def is_group_row(columns: Columns, cells: list[str]) -> bool:
