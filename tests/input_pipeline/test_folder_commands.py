@@ -76,7 +76,7 @@ def test_inspect_reads_the_schema_and_no_image(mine, capsys):
 
 
 def test_inspect_without_the_folder_is_one_line(capsys):
-    expect_one_line(capsys, run("inspect", "--config", CONFIG), "folder", "give their folder with --data_dir")
+    expect_one_line(capsys, run("inspect", "--config", CONFIG), "folder: no data folder", "--data_dir")
 
 
 def test_prepare_then_verify(mine, tmp_path, capsys):
@@ -138,6 +138,15 @@ WRONG = {
     "no rows": (drop_rows, ("line 1", "no image has a row")),
     "a column twice": (repeat_column, ("line 1", "columns 3 and 5 are both called 'red'")),
     "no column of paths": (rename_path, ("line 1", "if 'filename' is that column, call it 'path'")),
+    "no path, no hint": (
+        lambda mine: mine.header.__setitem__(0, "what"),
+        ("line 1", "expected a column 'path'", "add it"),
+    ),
+    "no header": (
+        lambda mine: mine.header.__setitem__(slice(None), mine.rows.pop(0)),
+        ("line 1", "expected a header such as path,split,red,round", "found 'a.jpg'"),
+    ),
+    "paths of another folder": (break_cell(2, 0, "c.jpeg"), ("line 4", "is it 'deep/er/c.jpeg'?")),
     "no attributes": (only_paths, ("line 1", "expected a column for each attribute")),
     "words for labels": (break_cell(1, 3, "yes"), ("line 3", "'round'", "write 1 for yes")),
     "-1 for absent": (break_cell(1, 3, "-1"), ("line 3", "'round'", "-1 may mean absent or unknown")),
@@ -160,6 +169,10 @@ def test_a_damaged_image_is_named(mine, tmp_path, capsys):
     expect_one_line(capsys, train(mine.write(), tmp_path / "run", 1), "image b.png", "get the image again")
     assert verify(mine.folder) == ExitCode.BAD_INPUT
     assert "image b.png" in capsys.readouterr().out
+
+
+def test_the_table_itself_is_no_folder(mine, capsys):
+    expect_one_line(capsys, verify(mine.write() / "attributes.csv"), "expected a folder", "found a file")
 
 
 def test_an_empty_table_is_one_line(mine, capsys):
