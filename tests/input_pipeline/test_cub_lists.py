@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from edits import DEPTHS, complaint, edited
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from official_cub import label_line, text
 
 from input_pipeline import cub_lists
 from input_pipeline.cub_files import Options, decode_labels
-from input_pipeline.cub_lists import Text
 from input_pipeline.errors import DataError
+from input_pipeline.text_lists import Text
 
 # Labels of images.
 
@@ -96,34 +96,20 @@ PARSERS = {
         lambda t: cub_lists.read_labels(t, IMAGES, 2),
     ),
 }
-PIECES = st.one_of(
-    st.binary(max_size=4),
-    st.sampled_from(
-        [b" ", b"\n", b"\r", b"-1", b"0", b"99999999999", b"1e9", b"nan", b"1_0", b"\x00", b"\x1c", b"#"]
-    ),
-)
-EDITS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 9), PIECES), min_size=1, max_size=3)
 
 
+@pytest.mark.parametrize("examples", DEPTHS)
 @pytest.mark.parametrize("parser", PARSERS)
-@settings(deadline=None, max_examples=150)
-@given(edits=EDITS)
-def test_any_edit_is_read_or_named(parser, edits):
+def test_any_edit_is_read_or_named(parser, examples):
     valid, read = PARSERS[parser]
-    read(Text("list.txt", valid.encode()))
-    data = valid.encode()
-    for start, length, piece in edits:
-        data = data[:start] + piece + data[start + length :]
-    message = _complaint(read, Text("list.txt", data))
-    if message is not None:
-        assert "\n" not in message
-        number = int(message.removeprefix("list.txt, line ").split(":")[0])
-        assert 1 <= number <= data.count(b"\n") + 1
+    assert complaint(read, Text("list.txt", valid.encode())) is None
 
+    @settings(deadline=None, max_examples=examples)
+    @given(edited(valid.encode()))
+    def check(data):
+        message = complaint(read, Text("list.txt", data))
+        if message is not None:
+            number = int(message.removeprefix("list.txt, line ").split(":")[0])
+            assert 1 <= number <= data.count(b"\n") + 1
 
-def _complaint(read, text):
-    try:
-        read(text)
-    except DataError as error:
-        return str(error)
-    return None
+    check()
