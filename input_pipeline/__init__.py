@@ -1,6 +1,7 @@
 """Ground floor: from files on disk to host batches. Imports numpy and OpenCV, never jax, never wsca_jax."""
 
-from input_pipeline import celeba, cub, scenes
+from input_pipeline import celeba, cub, folder, scenes
 
-# Every data set there is. Each module exports SCHEMA, Options and open_split(data_dir, split, options).
-SOURCES = {"celeba": celeba, "cub": cub, "scenes": scenes}
+# Every data set there is. Each module exports Options, schema(data_dir, options) and
+# open_split(data_dir, split, options); those that lie in files also prepare and verify.
+SOURCES = {"celeba": celeba, "cub": cub, "folder": folder, "scenes": scenes}

@@ -14,7 +14,7 @@ from input_pipeline.file_data_set import FileDataSet
 from input_pipeline.labels import binary_codes
 from input_pipeline.prepared import Reading
 
-__all__ = ["SCHEMA", "Options", "open_split", "prepare", "verify"]
+__all__ = ["SCHEMA", "Options", "open_split", "prepare", "schema", "verify"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,5 +32,7 @@ def _reading(options: Options) -> Reading:
     return Reading(binary_codes)
 
 
-_FILES = FileDataSet("CelebA", SCHEMA, celeba_files.open_official, celeba_files.fingerprint, _reading)
-open_split, prepare, verify = _FILES.open_split, _FILES.prepare, _FILES.verify
+_FILES = FileDataSet(
+    "celeba", "CelebA", SCHEMA, celeba_files.open_official, celeba_files.fingerprint, _reading
+)
+schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify

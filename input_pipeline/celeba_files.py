@@ -79,6 +79,7 @@ def open_official(folder: Path) -> Official:
     _check_same_images(paths, keys, split_of)
     images = _Images(paths.images, keys)
     return Official(
+        data_set="celeba",
         origin=paths.images,
         schema=SCHEMA,
         keys=keys,

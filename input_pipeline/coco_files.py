@@ -110,6 +110,7 @@ def open_official(folder: Path, cache: Path | None = None) -> Official:
     files = _in_order([part.objects.files for part in parts], order)
     keys = _keys(votes, files)
     return Official(
+        data_set="coco_attributes",
         origin=folder,
         schema=SCHEMA,
         keys=keys,

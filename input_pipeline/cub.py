@@ -18,8 +18,9 @@ from input_pipeline.file_data_set import FileDataSet
 from input_pipeline.images import Box
 from input_pipeline.official import Official
 from input_pipeline.prepared import Reading
+from input_pipeline.splits import with_validation
 
-__all__ = ["SCHEMA", "Options", "open_split", "prepare", "verify"]
+__all__ = ["SCHEMA", "Options", "open_split", "prepare", "schema", "verify"]
 
 Splitting = Literal["official", "class_disjoint"]
 
@@ -56,7 +57,7 @@ class Options:
 def _open_official(folder: Path) -> Official:
     """The official files, with validation images and the split that keeps species apart."""
     official = cub_files.open_official(folder)
-    splits = cub_files.official_with_validation(official.splits, official.keys)
+    splits = with_validation(official.splits, official.keys)
     if official.classes is None:
         return dataclasses.replace(official, splits=splits)
     return dataclasses.replace(
@@ -84,5 +85,5 @@ def _everything(box: Box) -> Box | None:
     return None
 
 
-_FILES = FileDataSet("CUB-200-2011", SCHEMA, _open_official, cub_files.fingerprint, _reading)
-open_split, prepare, verify = _FILES.open_split, _FILES.prepare, _FILES.verify
+_FILES = FileDataSet("cub", "CUB-200-2011", SCHEMA, _open_official, cub_files.fingerprint, _reading)
+schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify

@@ -34,6 +34,7 @@ from input_pipeline.cub_lists import CERTAINTIES
 from input_pipeline.cub_schema import SCHEMA
 from input_pipeline.errors import DataError
 from input_pipeline.official import Classes, Official
+from input_pipeline.splits import present
 from input_pipeline.text_lists import Text
 from input_pipeline.weak_labels import uniforms
 
@@ -119,7 +120,7 @@ def open_official(folder: Path) -> Official:
 
     Examples follow the order in which the images are stored (by path in a folder): a compressed archive must
     be read forwards, by one thread, since every way back starts over. Keys are the paths below `images/`. The
-    splits are the official "train" and "test"; `official_with_validation` and `class_disjoint` give others.
+    splits are the official "train" and "test"; `splits.with_validation` and `class_disjoint` give others.
 
     Without image_attribute_labels.txt every code is 0: only the classes' rates tell of attributes.
 
@@ -139,6 +140,7 @@ def open_official(folder: Path) -> Official:
     images = _in_stored_order(texts["images.txt"], stored)
     keys = tuple(images.values())
     return Official(
+        data_set="cub",
         origin=folder,
         schema=SCHEMA,
         keys=keys,
@@ -213,7 +215,7 @@ def _codes(texts: Mapping[str, Text], images: Mapping[int, str]) -> UInt8[np.nda
 
 def _splits(text: Text, images: Mapping[int, str]) -> dict[str, Int64[np.ndarray, "n"]]:
     train = cub_lists.read_choices(text, "<image_id> <is_training_image>", images, ("0", "1"))
-    return _present({"train": np.flatnonzero(train == 1), "test": np.flatnonzero(train == 0)})
+    return present({"train": np.flatnonzero(train == 1), "test": np.flatnonzero(train == 0)})
 
 
 def _classes(texts: Mapping[str, Text], images: Mapping[int, str]) -> Classes:
@@ -240,19 +242,6 @@ def _caption(text: Text | None, key: str) -> str | None:
     return sentences[int(uniforms(0, "caption", key, 1)[0] * len(sentences))]
 
 
-def official_with_validation(
-    splits: Mapping[str, Int64[np.ndarray, "n"]], keys: Sequence[str]
-) -> dict[str, Int64[np.ndarray, "n"]]:
-    """Moves about a tenth of the official training images to a split "validation".
-
-    Whether an image moves depends on its key alone: it is the same in every run, and for every subset of the
-    data. Test images stay what they are. A split that would be empty is left out.
-    """
-    train = splits.get("train", np.empty(0, np.int64))
-    moves = np.array([uniforms(0, "validation", keys[row], 1)[0] < 0.1 for row in train], np.bool_)
-    return _present({**splits, "train": train[~moves], "validation": train[moves]})
-
-
 def class_disjoint(classes: Classes) -> dict[str, Int64[np.ndarray, "n"]]:
     """Splits by species: none is in two of "train", "validation" and "test".
 
@@ -264,11 +253,7 @@ def class_disjoint(classes: Classes) -> dict[str, Int64[np.ndarray, "n"]]:
     species = np.unique(classes.of)
     parts = np.split(species, [(len(species) + 1) // 2, (len(species) + 1) // 2 + len(species) // 4])
     rows = [np.flatnonzero(np.isin(classes.of, part)) for part in parts]
-    return _present(dict(zip(("train", "validation", "test"), rows, strict=True)))
-
-
-def _present(splits: Mapping[str, Int64[np.ndarray, "n"]]) -> dict[str, Int64[np.ndarray, "n"]]:
-    return {name: rows for name, rows in splits.items() if len(rows)}
+    return present(dict(zip(("train", "validation", "test"), rows, strict=True)))
 
 
 def fingerprint(folder: Path) -> str:

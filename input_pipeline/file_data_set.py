@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from input_pipeline import prepared, preparing
 from input_pipeline.errors import DataError
 from input_pipeline.official import Official
-from input_pipeline.prepared import PreparedSource, Reading
+from input_pipeline.prepared import Manifest, PreparedSource, Reading, read_manifest
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.verify import VerifyReport, verify_official, verify_prepared
 
@@ -30,18 +30,31 @@ class FileDataSet:
     """A data set of official files.
 
     Attributes:
+      name: its name in `SOURCES`, in the cache and in prepared data, such as "celeba".
       title: its name in messages, such as "CelebA".
-      schema: what its labels mean.
+      meaning: what its labels mean; or, where every folder says so itself, how to read that from one.
       open_official: reads and cross-checks the official files of a folder.
       fingerprint: hexadecimal digits that change when these files do. Quick: it reads no image.
       reading: options -> how records become examples.
     """
 
+    name: str
     title: str
-    schema: AttributeSchema
+    meaning: AttributeSchema | Callable[[Path], AttributeSchema]
     open_official: Callable[[Path], Official]
     fingerprint: Callable[[Path], str]
     reading: Callable[[Any], Reading]
+
+    def schema(self, data_dir: Path | None, options: FileOptions) -> AttributeSchema:
+        """What the labels mean. Reads no more than it has to, and nothing where all folders mean the same.
+
+        Raises:
+          DataError: the folder is needed and is not there, is of another data set, or contradicts itself.
+        """
+        if isinstance(self.meaning, AttributeSchema):
+            return self.meaning
+        folder = self.existing(data_dir)
+        return self._manifest(folder).schema if prepared.is_prepared(folder) else self.meaning(folder)
 
     def open_split(self, data_dir: Path | None, split: str, options: FileOptions) -> PreparedSource:
         """Opens "train", "validation" or "test" of a prepared folder or of the official files.
@@ -54,10 +67,10 @@ class FileDataSet:
         """
         folder = self.existing(data_dir)
         if not prepared.is_prepared(folder):
-            root = preparing.cache_root(options.cache_dir) / self.schema.name
+            root = preparing.cache_root(options.cache_dir) / self.name
             entry = root / f"{self.fingerprint(folder)}-{prepared.FORMAT_VERSION}"
             folder = preparing.cached(self.open_official, folder, entry)
-        return PreparedSource(folder, split, self.schema, self.reading(options))
+        return PreparedSource(folder, split, self.schema(folder, options), self.reading(options))
 
     def prepare(self, source_dir: Path, output_dir: Path, *, shortest: int | None = None) -> Path:
         """Writes the official files as shards; see `preparing.prepare`."""
@@ -71,13 +84,24 @@ class FileDataSet:
         """
         folder, decode = self.existing(data_dir), self.reading(options).decode_labels
         if prepared.is_prepared(folder):
+            self._manifest(folder)
             return verify_prepared(folder, decode)
         return verify_official(self.open_official(folder), decode)
+
+    def _manifest(self, folder: Path) -> Manifest:
+        """A prepared folder's. Raises DataError where it was prepared from another data set."""
+        manifest = read_manifest(folder)
+        if manifest.data_set != self.name:
+            raise DataError(
+                f"{folder}: prepared from {manifest.data_set!r}, expected {self.name!r}; choose the config "
+                f"of {manifest.data_set!r}, or check --data_dir"
+            )
+        return manifest
 
     def existing(self, folder: Path | None) -> Path:
         """The folder. Raises DataError where there is none, or nothing in it."""
         if folder is None:
-            raise DataError(f"{self.schema.name} is read from files: give their folder with --data_dir")
+            raise DataError(f"{self.name} is read from files: give their folder with --data_dir")
         if not folder.is_dir():
             raise DataError(f"{folder}: expected a folder with {self.title}, found nothing; check --data_dir")
         if not any(folder.iterdir()):

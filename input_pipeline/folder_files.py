@@ -27,7 +27,6 @@ look at each image that has a row, for its size and time. What is kept in memory
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import logging
@@ -42,21 +41,18 @@ from jaxtyping import Bool, Int64, UInt8
 
 from input_pipeline.archives import open_archive
 from input_pipeline.errors import DataError
-from input_pipeline.folder_rows import PRESENT, SPLITS, UNKNOWN
+from input_pipeline.folder_rows import SPLITS
 from input_pipeline.folder_schema import DESCRIPTION_FILE, make_schema
 from input_pipeline.folder_table import Head, Table, line_of, read_head, read_table
+from input_pipeline.labels import UNKNOWN
 from input_pipeline.official import Official
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.splits import present
 
 TABLE_FILES = ("attributes.csv", "labels.csv")
 
 _BATCH = 10_000
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Settings of the data set. It has none: a table says all that there is to say."""
 
 
 def open_official(folder: Path) -> Official:
@@ -75,6 +71,7 @@ def open_official(folder: Path) -> Official:
     _warn_of_unlabelled(path, schema, table.codes, splits.get("train"))
     archive, keys = open_archive(folder), table.keys
     return Official(
+        data_set="folder",
         origin=folder,
         schema=schema,
         keys=keys,
@@ -87,11 +84,19 @@ def open_official(folder: Path) -> Official:
     )
 
 
-def decode_labels(
-    codes: UInt8[np.ndarray, "*n A"], options: Options
-) -> tuple[UInt8[np.ndarray, "*n A"], Bool[np.ndarray, "*n A"]]:
-    """(labels in {0, 1}, 0 where unknown; known) of codes: 0 absent, 1 present, 2 unknown."""
-    return (codes == PRESENT).astype(np.uint8), codes != UNKNOWN
+def fingerprint(folder: Path) -> str:
+    """Sixteen hex digits that change with the table, the schema or an image's name, size or time.
+
+    As slow, and as particular, as `open_official`.
+    """
+    return open_official(folder).fingerprint
+
+
+def read_schema(folder: Path) -> AttributeSchema:
+    """What the labels mean. Reads the table's header, and no image. Raises DataError as `open_official`."""
+    path = find_table(folder)
+    head = read_head(path)
+    return make_schema(head.columns, head.groups, folder / DESCRIPTION_FILE)
 
 
 def find_table(folder: Path) -> Path:
@@ -118,8 +123,7 @@ def find_table(folder: Path) -> Path:
 
 
 def _rows_by_split(splits: UInt8[np.ndarray, "N"]) -> dict[str, Int64[np.ndarray, "n"]]:
-    rows = {name: np.flatnonzero(splits == number) for number, name in enumerate(SPLITS)}
-    return {name: members for name, members in rows.items() if len(members)}
+    return present({name: np.flatnonzero(splits == number) for number, name in enumerate(SPLITS)})
 
 
 def _warn_of_unlabelled(

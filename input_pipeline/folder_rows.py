@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline.folder_schema import Columns, nearest
+from input_pipeline.labels import ABSENT, PRESENT, UNKNOWN
 from input_pipeline.weak_labels import uniforms
 
-ABSENT, PRESENT, UNKNOWN = range(3)
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -36,6 +36,7 @@ class Official:
     """N labelled images as a data set's distribution holds them.
 
     Attributes:
+      data_set: the data set's name, as files of prepared data have it.
       origin: the folder, for messages.
       schema: what the labels mean.
       keys: N stable, unique names; every random choice about an example is derived from its own.
@@ -54,6 +55,7 @@ class Official:
       shared_images: whether several examples lie on one image, so that each is prepared as a crop of its own.
     """
 
+    data_set: str
     origin: Path
     schema: AttributeSchema
     keys: Sequence[str]

@@ -137,7 +137,7 @@ def _start_or_go_on(work: Path, official: Official, storage: Storage) -> None:
 
 
 def _build(official: Official, storage: Storage, work: Path, threads: int | None) -> None:
-    planned = plan_shards(official.schema.name, official.splits)
+    planned = plan_shards(official.data_set, official.splits)
     make = functools.partial(_make_record, official, storage)
     shards = [*itertools.chain.from_iterable(planned.values())]
     _check_room(work, shards, make)
@@ -147,7 +147,7 @@ def _build(official: Official, storage: Storage, work: Path, threads: int | None
     _write_tfds_metadata(work, official, splits)
     index, only = measure(work / INDEX, len(official.keys)), official.class_labels_only
     prepared.write_manifest(
-        work, Manifest(official.schema.name, official.schema, splits, index, class_labels_only=only)
+        work, Manifest(official.data_set, official.schema, splits, index, class_labels_only=only)
     )
     remove_notes(work)
 
@@ -220,7 +220,7 @@ def _write_tfds_metadata(work: Path, official: Official, splits: Mapping[str, tu
             shard_lengths=[shard.records for shard in shards],
             num_bytes=sum(shard.bytes for shard in shards),
             filename_template=tfds.core.ShardedFileTemplate(
-                dataset_name=official.schema.name, data_dir=work, split=split, filetype_suffix="array_record"
+                dataset_name=official.data_set, data_dir=work, split=split, filetype_suffix="array_record"
             ),
         )
         for split, shards in splits.items()

@@ -113,9 +113,9 @@ class Text:
 
 
 @functools.lru_cache
-def for_data_set(data_set: ModuleType, options: TextOptions) -> Text:
-    """The text of a data set: the words of its SCHEMA, and of its SENTENCES where its captions have more."""
-    return Text(options, data_set.SCHEMA, getattr(data_set, "SENTENCES", ()))
+def for_data_set(data_set: ModuleType, schema: AttributeSchema, options: TextOptions) -> Text:
+    """The text of a data set: the words of its schema, and of its SENTENCES where its captions have more."""
+    return Text(options, schema, getattr(data_set, "SENTENCES", ()))
 
 
 def caption_from_phrases(

@@ -170,7 +170,7 @@ class TestFlip:
         )
 
     def test_a_mirrored_caption_swaps_left_and_right_and_nothing_else(self):
-        text = for_data_set(scenes, TextOptions("source"))
+        text = for_data_set(scenes, scenes.SCHEMA, TextOptions("source"))
         told = text.encode("a bright cube to the left of a cone, right at the left of sand")
         mirrored = text.encode("a bright cube to the right of a cone, left at the right of sand")
         images = np.tile(np.array([[0, 200]], np.uint8)[..., None], (64, 1, 1, 3))

@@ -60,7 +60,10 @@ def test_wrong_override_is_one_clear_line(override, message):
             "{'data': {'name': 'scenes'}, 'loss': {'weights': {'clasification': 1.0}}}",
             "did you mean 'classification'",
         ),
-        ("{'data': {'name': 'scene'}}", "data.name: 'scene' is not known; choose one of celeba, cub, scenes"),
+        (
+            "{'data': {'name': 'scene'}}",
+            "data.name: 'scene' is not known; choose one of .*folder, scenes",
+        ),
         ("{'method': 'magic', 'data': {'name': 'scenes'}}", "method: 'magic' is not known"),
         ("{'data': {'name': 'scenes'}, 'train': 3}", "train is a section"),
         ("{'data': {'name': 'scenes'}, 'train': {'batch_size': 'x'}}", "train.batch_size"),

@@ -99,17 +99,22 @@ def build_method(config: ConfigDict, schema: AttributeSchema, total_steps: int =
 def open_source(config: ConfigDict, split: Split) -> Source:
     """Opens one split of the configured data set; raises DataError."""
     data_set = SOURCES[config.data.name]
-    folder = Path(config.data.dir) if config.data.dir else None
-    return data_set.open_split(folder, split, data_set.Options(**config.data.options))
+    return data_set.open_split(_folder(config), split, data_set.Options(**config.data.options))
 
 
 def data_schema(config: ConfigDict) -> AttributeSchema:
-    return SOURCES[config.data.name].SCHEMA
+    """What the data set's labels mean; raises DataError where its folder is needed to know."""
+    data_set = SOURCES[config.data.name]
+    return data_set.schema(_folder(config), data_set.Options(**config.data.options))
 
 
-def make_text(config: ConfigDict) -> Text:
+def _folder(config: ConfigDict) -> Path | None:
+    return Path(config.data.dir) if config.data.dir else None
+
+
+def make_text(config: ConfigDict, schema: AttributeSchema) -> Text:
     """How the run's sentences become token ids; raises DataError."""
-    return texts.for_data_set(SOURCES[config.data.name], TextOptions(**config.data.text))
+    return texts.for_data_set(SOURCES[config.data.name], schema, TextOptions(**config.data.text))
 
 
 def train_batches(config: ConfigDict, source: Source, start_step: int) -> Generator[AttributeBatch]:
@@ -118,7 +123,7 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Genera
         source,
         images=ImageOptions(**config.data.images),
         weak_labels=WeakLabels(**config.weak_labels),
-        text=make_text(config),
+        text=make_text(config, source.schema),
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
@@ -137,7 +142,7 @@ def eval_batches(config: ConfigDict, source: Source, *, hidden: bool = False) ->
     return pipeline.eval_batches(
         source,
         images=ImageOptions(**config.data.images),
-        text=make_text(config),
+        text=make_text(config, source.schema),
         captions=config.evaluation.captions,
         batch_size=config.evaluation.batch_size,
         shard=jax.process_index(),

@@ -40,9 +40,10 @@ Prints the difference in mAP, second minus first, with a 95 % interval: paired b
 averaged. Each run was evaluated before, by `wsca evaluate`.""",
     "inspect": """example:
   wsca inspect --config configs/celeba.py:small
+  wsca inspect --config configs/folder.py --data_dir ~/birds
 
 Prints the batch, the parameters, the outputs, the loss terms, what is frozen, the multiply-adds of each
-module and the memory a step needs. Runs nothing and reads no data.""",
+module and the memory a step needs. Runs nothing and reads no images.""",
     "visualize": """examples:
   wsca visualize --workdir runs/scenes
   wsca visualize --workdir runs/celeba --split test --examples 16 --output figures/celeba
@@ -154,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     inspect = _command(commands, "inspect", "dry run: shapes, parameters, cost, memory", run_inspect)
     inspect.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help=CONFIG_HELP)
+    _add_data_dir(inspect, "; needed where the folder says what the attributes are")
     inspect.add_argument("--depth", type=int, default=2, help="levels of modules in the tables (default: 2)")
 
     prepare = _command(commands, "prepare", "turn official files into shards, once", run_prepare)
@@ -266,7 +268,7 @@ def run_visualize(options: argparse.Namespace, overrides: Sequence[str]) -> None
 def run_inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax import config, inspection
 
-    print(inspection.inspect(config.load(options.config, overrides), depth=options.depth))
+    print(inspection.inspect(config.load(options.config, overrides, options.data_dir), depth=options.depth))
 
 
 def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:

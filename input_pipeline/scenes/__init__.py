@@ -21,13 +21,13 @@ materials      textures and shading
 rendering      Factors -> image and masks
 captions       Factors -> relations, caption, hard negatives
 labels         Factors -> the label vector
-source         the door: open_split, Source
+source         the door: schema, open_split, Source
 contact_sheet  scenes side by side, to look at
 """
 
 from input_pipeline.scenes.captions import SENTENCES
 from input_pipeline.scenes.options import Options
-from input_pipeline.scenes.source import Source, open_split
+from input_pipeline.scenes.source import Source, open_split, schema
 from input_pipeline.scenes.vocabulary import SCHEMA
 
-__all__ = ["SCHEMA", "SENTENCES", "Options", "Source", "open_split"]
+__all__ = ["SCHEMA", "SENTENCES", "Options", "Source", "open_split", "schema"]

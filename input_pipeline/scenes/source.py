@@ -16,7 +16,13 @@ from input_pipeline.scenes.records import Factors, Scene
 from input_pipeline.scenes.rendering import render, render_image
 from input_pipeline.scenes.sampling import Stream, sample, stream
 from input_pipeline.scenes.vocabulary import SCHEMA, SPURIOUS_CUES
+from input_pipeline.schema import AttributeSchema
 from input_pipeline.text import caption_from_phrases
+
+
+def schema(data_dir: Path | None, options: Options) -> AttributeSchema:
+    """What the labels mean: the same for all options."""
+    return SCHEMA
 
 
 def open_split(data_dir: Path | None, split: Split, options: Options) -> Source:

@@ -33,7 +33,9 @@ def species(found):
 @pytest.mark.parametrize("form", ["archive", "unpacked"])
 def test_every_image_arrives_with_its_labels(official, form):
     folder = official.write(form)
-    found = examples(folder, "train", certainty=3) | examples(folder, "test", certainty=3)
+    found = {}
+    for split in ("train", "validation", "test"):
+        found |= examples(folder, split, certainty=3)
     assert found.keys() == set(official.keys)
     for row, key in enumerate(official.keys):
         assert found[key].image == official.images[key]

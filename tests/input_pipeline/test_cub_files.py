@@ -10,9 +10,10 @@ from official_cub import FORMS, LABELS, RATES, text, write_tar
 from official_files import jpeg
 
 from input_pipeline import cub_files
-from input_pipeline.cub_files import Options, class_disjoint, decode_labels, official_with_validation
+from input_pipeline.cub_files import Options, class_disjoint, decode_labels
 from input_pipeline.errors import DataError
 from input_pipeline.official import Classes
+from input_pipeline.splits import with_validation
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -117,16 +118,16 @@ def test_captions_in_the_folder_itself_and_unlike_choices(cub):
 def test_a_tenth_of_training_becomes_validation_whatever_else_there_is():
     keys = [f"{i}.jpg" for i in range(3000)]
     splits = {"train": np.arange(0, 2000), "test": np.arange(2000, 3000)}
-    new = official_with_validation(splits, keys)
+    new = with_validation(splits, keys)
     assert list(new) == ["train", "test", "validation"]
     assert 150 < len(new["validation"]) < 250
     np.testing.assert_array_equal(new["test"], splits["test"])
     np.testing.assert_array_equal(np.sort(np.concatenate([new["train"], new["validation"]])), splits["train"])
     assert all((np.diff(rows) > 0).all() for rows in new.values())
-    half = official_with_validation({"train": np.arange(1000)}, keys[1000:])
+    half = with_validation({"train": np.arange(1000)}, keys[1000:])
     moved = new["validation"][(new["validation"] >= 1000)] - 1000
     np.testing.assert_array_equal(half["validation"], moved)
-    assert list(official_with_validation({"test": np.arange(5)}, keys)) == ["test"]
+    assert list(with_validation({"test": np.arange(5)}, keys)) == ["test"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from official_folder import CELL, OfficialFolder, table_text
 
 from input_pipeline import folder_table
 from input_pipeline.errors import DataError
-from input_pipeline.folder_files import Options, decode_labels, open_official
+from input_pipeline.folder_files import open_official
 from input_pipeline.folder_rows import SPLITS
 from input_pipeline.folder_table import read_head, read_table
 
@@ -50,12 +50,6 @@ def test_every_dialect(mine, delimiter, line_end, bom):
     assert_intact(mine, official)
     assert (official.classes, official.boxes, official.captions) == (None, None, None)
     assert (official.origin, official.schema.groups) == (folder, ("attributes",))
-
-
-def test_labels():
-    labels, known = decode_labels(np.array([[0, 1, 2]], np.uint8), Options())
-    assert (labels.tolist(), known.tolist()) == ([[0, 1, 0]], [[True, True, False]])
-    assert (labels.dtype, known.dtype) == (np.uint8, np.bool_)
 
 
 def test_captions_classes_and_groups(mine):

@@ -18,8 +18,8 @@ from input_pipeline.schema import AttributeSchema
 from input_pipeline.text import LEFT, PADDING, RIGHT, UNKNOWN, Text, TextOptions, caption_from_phrases
 
 OPTIONS = TextOptions("source")
-SCENES = text.for_data_set(scenes, OPTIONS)
-CELEBA = text.for_data_set(celeba, OPTIONS)
+SCENES = text.for_data_set(scenes, scenes.SCHEMA, OPTIONS)
+CELEBA = text.for_data_set(celeba, celeba.SCHEMA, OPTIONS)
 SENTENCE = (
     "A large striped red metal cube to the left of a small plain blue glass ring on a lawn in soft light."
 )
@@ -33,10 +33,11 @@ PROGRAM = """
 import json
 from input_pipeline import celeba, scenes, text
 options = text.TextOptions("source", length=20)
-print(json.dumps([
-    text.for_data_set(scenes, options).encode("A medium-sized dotted cone to the right of sand.").tolist(),
-    text.for_data_set(celeba, options).encode("a five o'clock shadow, wearing eyeglasses, young").tolist(),
-]))
+said = (
+    (scenes, "A medium-sized dotted cone to the right of sand."),
+    (celeba, "a five o'clock shadow, wearing eyeglasses, young"),
+)
+print(json.dumps([text.for_data_set(d, d.SCHEMA, options).encode(s).tolist() for d, s in said]))
 """
 
 
@@ -143,9 +144,9 @@ def test_phrases_are_encoded_as_sentences_are():
 
 
 def test_a_data_set_without_sentences_has_its_phrases():
-    plain = SimpleNamespace(SCHEMA=celeba.SCHEMA)
+    plain = SimpleNamespace()
     # Not through the cache: a module can be hashed, this stand-in cannot.
-    built = text.for_data_set.__wrapped__(plain, OPTIONS)
+    built = text.for_data_set.__wrapped__(plain, celeba.SCHEMA, OPTIONS)
     np.testing.assert_array_equal(built.encode("wearing a hat"), CELEBA.encode("wearing a hat"))
 
 

@@ -26,7 +26,7 @@ STEPS = 10**9
 
 
 def inspect(config: ConfigDict, *, depth: int = 2) -> str:
-    """Everything `wsca inspect` prints. Reads no data, allocates nothing, and needs no device of the mesh.
+    """Everything `wsca inspect` prints. Reads no images, allocates nothing, and needs no device of the mesh.
 
     Args:
       config: resolved and complete, from `wsca_jax.config.load`.

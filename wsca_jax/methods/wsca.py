@@ -56,7 +56,7 @@ def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> 
       ValueError: for a value that a module or loss does not take.
     """
     balancing = Balancing(**config.loss.balancing)
-    words = text.for_data_set(SOURCES[config.data.name], text.TextOptions(**config.data.text))
+    words = text.for_data_set(SOURCES[config.data.name], schema, text.TextOptions(**config.data.text))
     model = wsca_model.build_model(config.model, schema, words)
     start = wsca_terms.start_step(config.loss, total_steps)
     terms = composite.start_later(composite.active(wsca_terms.build_terms(config.loss, schema, model)), start)

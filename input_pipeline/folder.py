@@ -1,0 +1,62 @@
+"""Your own images: a folder with the images and one CSV that says what is in them.
+
+Reads the folder (see `folder_files`) or what `prepare` made of it. What the labels mean is read from the
+folder, too: see `folder_schema`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from input_pipeline import folder_files
+from input_pipeline.file_data_set import FileDataSet
+from input_pipeline.labels import binary_codes
+from input_pipeline.official import Official
+from input_pipeline.prepared import Reading
+from input_pipeline.splits import with_validation
+
+__all__ = ["Options", "open_split", "prepare", "schema", "verify"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of the data set.
+
+    Attributes:
+      cache_dir: where the images are prepared; None for $WSCA_CACHE, or ~/.cache/wsca_jax without it.
+    """
+
+    cache_dir: str | None = None
+
+
+def _open_official(folder: Path) -> Official:
+    """The folder, with validation images."""
+    official = folder_files.open_official(folder)
+    splits = with_validation(official.splits, official.keys)
+    if splits.keys() != official.splits.keys():
+        _log.warning(
+            "%s: no image is for validation, so %d of %d training images are set aside for it",
+            folder,
+            len(splits["validation"]),
+            len(official.splits["train"]),
+        )
+    return dataclasses.replace(official, splits=splits)
+
+
+def _reading(options: Options) -> Reading:
+    return Reading(binary_codes)
+
+
+_FILES = FileDataSet(
+    "folder",
+    "images and a CSV",
+    folder_files.read_schema,
+    _open_official,
+    folder_files.fingerprint,
+    _reading,
+)
+schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify
