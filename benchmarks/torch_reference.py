@@ -52,7 +52,8 @@ def train(config, source, jitter) -> torch.nn.Module:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, steps, pct_start=max(recipe.warmup_fraction, 1 / steps)
     )
-    for step, batch in zip(range(steps), assembly.train_batches(config, source, 0), strict=False):
+    batches = assembly.train_batches(config, assembly.make_text(config, source.schema), source, 0)
+    for step, batch in zip(range(steps), batches, strict=False):
         optimizer.zero_grad()
         loss = masked_loss(model(augment(torch.from_numpy(batch.image), jitter)), batch)
         loss.backward()
@@ -67,7 +68,7 @@ def train(config, source, jitter) -> torch.nn.Module:
 def predict(config, source, model: torch.nn.Module) -> Predictions:
     """Logits of every image of the split, beside all that is known of it."""
     model.eval()
-    batches = assembly.eval_batches(config, source)
+    batches = assembly.eval_batches(config, assembly.make_text(config, source.schema), source)
     return merge(
         [
             Predictions.from_batch(model(normalise(scaled(torch.from_numpy(batch.image)))).numpy(), batch)

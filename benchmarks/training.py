@@ -48,7 +48,7 @@ def jax_steps(config, source) -> Callable[[int], None]:
     spec = assembly.batch_spec(config, source.schema, config.train.batch_size)
     state = states.create(run.method, run.optimizer, spec, seed=0, layout=run.layout)
     step = compile_train_step(run.method, run.optimizer, run.layout, state, seed=0)
-    batches = assembly.train_batches(config, source, 0)
+    batches = assembly.train_batches(config, run.text, source, 0)
     held = [state]
 
     def take(count: int) -> None:
@@ -78,7 +78,7 @@ def torch_steps(config, source, same: bool) -> Callable[[int], None]:
     optimizer = torch.optim.AdamW(
         parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
     )
-    batches = assembly.train_batches(config, source, 0)
+    batches = assembly.train_batches(config, assembly.make_text(config, source.schema), source, 0)
 
     def take(count: int) -> None:
         for _ in range(count):

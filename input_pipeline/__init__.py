@@ -1,7 +1,13 @@
 """Ground floor: from files on disk to host batches. Imports numpy and OpenCV, never jax, never wsca_jax."""
 
-from input_pipeline import celeba, cub, folder, scenes
+from input_pipeline import celeba, coco_attributes, cub, folder, scenes
 
 # Every data set there is. Each module exports Options, schema(data_dir, options) and
 # open_split(data_dir, split, options); those that lie in files also prepare and verify.
-SOURCES = {"celeba": celeba, "cub": cub, "folder": folder, "scenes": scenes}
+SOURCES = {
+    "celeba": celeba,
+    "coco_attributes": coco_attributes,
+    "cub": cub,
+    "folder": folder,
+    "scenes": scenes,
+}

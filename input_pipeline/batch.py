@@ -40,9 +40,16 @@ class Source(Protocol):
     """Random access to one split of a data set. Reading position i twice gives the same example.
 
     A source that knows what misleads about its images says so: see `SourceWithFactors`.
+
+    Attributes:
+      schema: of the labels.
+      truth: what the labels are, for reports: "labels of each image".
     """
 
     schema: AttributeSchema
+
+    @property
+    def truth(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -80,11 +87,22 @@ class SourceWithClasses(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class SourceWithCaptions(Source, Protocol):
+    """A source that knows which words its captions are made of."""
+
+    @property
+    def caption_words(self) -> tuple[str, ...]:
+        """The words of the training captions, commonest first; of every split the same."""
+        ...
+
+
 class First:
     """The first `count` examples of a source."""
 
     def __init__(self, source: Source, count: int) -> None:
-        self.schema, self._source, self._count = source.schema, source, count
+        self.schema, self.truth = source.schema, source.truth
+        self._source, self._count = source, count
 
     def __len__(self) -> int:
         return self._count

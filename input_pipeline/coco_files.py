@@ -3,6 +3,7 @@
 Layout, in one folder:
   cocottributes_eccv_version.jbl (or .joblib, .pkl, .pickle)   the votes; see `coco_votes`
   instances_train2014.json, instances_val2014.json             COCO's objects, here or in `annotations/`
+  captions_train2014.json, captions_val2014.json               COCO's captions, beside them; may be absent
   train2014.zip or train2014/, val2014.zip or val2014/         COCO's images
 Patterson and Hays, "COCO Attributes: Attributes for People, Animals, and Objects", ECCV 2016,
 https://github.com/genp/cocottributes; COCO of 2014, https://cocodataset.org.
@@ -21,10 +22,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from input_pipeline import coco_votes
 from input_pipeline.archives import Archive, open_archive
+from input_pipeline.coco_captions import read_captions
 from input_pipeline.coco_instances import Objects, read_objects, with_context
 from input_pipeline.coco_lexicon import SCHEMA
-from input_pipeline.coco_votes import SPLITS, Options, Votes, convert, decode_labels, fingerprint, read_votes
+from input_pipeline.coco_votes import SPLITS, Options, Votes, convert, decode_labels, read_votes
 from input_pipeline.errors import DataError
 from input_pipeline.official import Classes, Official
 from input_pipeline.weak_labels import uniforms
@@ -41,11 +44,13 @@ class Paths(NamedTuple):
     Attributes:
       votes: the pickle.
       instances: {COCO's split: its annotations}, of the splits that are there.
+      captions: {COCO's split: its captions}, of the splits that have them.
       images: {COCO's split: its images, a zip, a tar or a folder}, of the splits that are there.
     """
 
     votes: Path
     instances: dict[str, Path]
+    captions: dict[str, Path]
     images: dict[str, Path]
 
 
@@ -74,6 +79,7 @@ def find(folder: Path) -> Paths:
     return Paths(
         found[0],
         _each_split(folder, ("instances_{}.json", "annotations/instances_{}.json")),
+        _each_split(folder, ("captions_{}.json", "annotations/captions_{}.json")),
         _each_split(folder, ("{}.zip", "{}.tar", "{}", "images/{}.zip", "images/{}")),
     )
 
@@ -83,7 +89,8 @@ def open_official(folder: Path, cache: Path | None = None) -> Official:
 
     Keys are "train2014/COCO_train2014_000000123456_987654": split, image and annotation id; where the votes
     list an annotation again, "_2" and so on follow. `codes` are the votes, as `decode_labels` reads them.
-    `boxes` are the objects' own; `with_context` widens them as the published baseline does.
+    `boxes` are the objects' own; `with_context` widens them as the published baseline does. Captions are of
+    the whole image, one of its five.
 
     Memory: that of `coco_instances.read_objects` and, without the cache, of `coco_votes.convert`, at their
     times; what stays is 204 bytes of votes and a few strings per object.
@@ -117,9 +124,10 @@ def open_official(folder: Path, cache: Path | None = None) -> Official:
         codes=votes.codes,
         splits=_splits(votes, files),
         read_image=read_image,
-        fingerprint=_fingerprint(paths, parts),
+        fingerprint=_fingerprint(paths),
         classes=_classes(_in_order([part.objects.categories for part in parts], order)),
         boxes=np.concatenate([part.objects.boxes for part in parts])[order],
+        captions=_captions(paths, votes, files),
     )
 
 
@@ -190,20 +198,40 @@ def _splits(votes: Votes, files: tuple[str, ...]) -> dict[str, Int64[np.ndarray,
     return {split: np.flatnonzero(mask) for split, mask in members.items() if mask.any()}
 
 
+def _captions(paths: Paths, votes: Votes, files: tuple[str, ...]) -> tuple[str | None, ...] | None:
+    if not paths.captions:
+        return None
+    captions: dict[str, str] = {}
+    for split, path in paths.captions.items():
+        captions |= read_captions(
+            path, {files[row] for row in np.flatnonzero(votes.splits == SPLITS.index(split))}
+        )
+    return tuple(captions.get(file) for file in files)
+
+
 def _classes(categories: tuple[str, ...]) -> Classes:
     names = tuple(sorted(set(categories)))
     number = {name: i for i, name in enumerate(names)}
     return Classes(names, np.array([number[name] for name in categories], np.int32))
 
 
-def _fingerprint(paths: Paths, parts: Sequence[_Part]) -> str:
-    """Sixteen hexadecimal digits of all files' names, sizes and times, and of some of the votes' contents."""
-    used = [path for part in parts for path in _files(part)]
-    stamps = ((path.name, path.stat()) for path in [*paths.instances.values(), *used])
-    lines = [fingerprint(paths.votes), *(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stamps)]
+def fingerprint(folder: Path) -> str:
+    """Sixteen hexadecimal digits of all files' names, sizes and times, and of some of the votes' contents.
+
+    Quick: reads two MiB of the votes, and no other file. Raises DataError as `find`.
+    """
+    return _fingerprint(find(folder))
+
+
+def _fingerprint(paths: Paths) -> str:
+    places = [*paths.instances.values(), *paths.captions.values(), *paths.images.values()]
+    stamps = ((path.name, path.stat()) for place in places for path in _files(place))
+    lines = [
+        coco_votes.fingerprint(paths.votes),
+        *(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stamps),
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _files(part: _Part) -> list[Path]:
-    path = part.archive.path
-    return [path] if path.is_file() else [path / name for name in sorted(set(part.names))]
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.iterdir())

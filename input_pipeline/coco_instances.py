@@ -20,7 +20,7 @@ from input_pipeline.errors import DataError
 _NEEDED = frozenset(
     [
         *("images", "annotations", "categories", "id", "name", "file_name", "height", "width"),
-        *("image_id", "category_id", "bbox"),
+        *("image_id", "category_id", "bbox", "caption"),
     ]
 )
 _GET_AGAIN = "get the official file again"
@@ -49,7 +49,7 @@ def read_objects(path: Path, annotations: Int64[np.ndarray, "N"]) -> Objects:
     Raises:
       DataError: no such file or damaged; annotations that it lacks; a box without area or outside its image.
     """
-    record = _load(path)
+    record = load(path)
     try:
         wanted = set(annotations.tolist())
         found = {int(a["id"]): a for a in record["annotations"] if a["id"] in wanted}
@@ -132,7 +132,8 @@ def _check_all_there(path: Path, annotations: Int64[np.ndarray, "N"], found: dic
         )
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """What is needed of one of COCO's files. Raises DataError where it is not there or no JSON."""
     try:
         with path.open(encoding="utf-8") as file:
             record = json.load(file, object_hook=_reduced)
@@ -143,7 +144,7 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; {_GET_AGAIN}") from error
     if not isinstance(record, dict):
-        raise DataError(f"{path}: expected COCO's instances, found a {type(record).__name__}; {_GET_AGAIN}")
+        raise DataError(f"{path}: expected COCO's annotations, found a {type(record).__name__}; {_GET_AGAIN}")
     return record
 
 

@@ -13,14 +13,18 @@ an attribute. A second row whose path cell is `group` gives each attribute its g
   phrases: {round: with a round face}
   exclusive_groups: [hair]          # at most one attribute of each is present
   hue_sensitive: true               # a label depends on hue: no hue jitter
+  side_sensitive: true              # a label depends on left and right: no mirrored images
 
 Attributes without groups are one group, "attributes". A phrase defaults to the attribute's name in words.
+Left out, `hue_sensitive` is true where a name or phrase has a word such as "red", and `side_sensitive` where
+one has "left" or "right": images are then augmented less, and no label is wrong.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -36,7 +40,23 @@ RESERVED = ("path", "split", "caption", "class")
 DEFAULT_NAME = "folder"
 DEFAULT_GROUP = "attributes"
 
-_KEYS = ("name", "groups", "phrases", "exclusive_groups", "hue_sensitive")
+_KEYS = ("name", "groups", "phrases", "exclusive_groups", "hue_sensitive", "side_sensitive")
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words that tell of hue, and of sides. Black, white and grey stay what they are when hue turns.
+_HUES = _words(
+    """
+    red reddish orange yellow yellowish green greenish blue bluish purple violet pink brown brownish cyan
+    magenta turquoise teal maroon crimson scarlet beige cream tan gold golden blond blonde ginger auburn
+    bronze copper navy lilac lavender indigo olive khaki color colour colored coloured colorful colourful
+    """
+)
+_SIDES = _words("left right leftward rightward leftwards rightwards clockwise anticlockwise")
 _BOOLEANS = MappingProxyType({"true": True, "false": False})
 
 Groups = Mapping[str, tuple[str, ...]]
@@ -72,7 +92,8 @@ class Description:
     groups: Groups | None = None
     phrases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     exclusive_groups: tuple[str, ...] = ()
-    hue_sensitive: bool = False
+    hue_sensitive: bool | None = None
+    side_sensitive: bool | None = None
 
 
 def read_header(place: str, cells: Iterable[str]) -> Columns:
@@ -163,11 +184,15 @@ def make_schema(columns: Columns, row_groups: Groups | None, description: Path) 
         attributes,
         {group: tuple(position[name] for name in members) for group, members in groups.items()},
         exclusive_groups=said.exclusive_groups,
-        hue_sensitive=said.hue_sensitive,
     )
-    phrases = zip(attributes, schema.phrases, strict=True)
+    defaults = zip(attributes, schema.phrases, strict=True)
+    phrases = tuple(said.phrases.get(name, phrase) for name, phrase in defaults)
+    words = {word.lower() for text in (*attributes, *phrases) for word in _WORD.findall(text)}
     return dataclasses.replace(
-        schema, phrases=tuple(said.phrases.get(name, phrase) for name, phrase in phrases)
+        schema,
+        phrases=phrases,
+        hue_sensitive=bool(words & _HUES) if said.hue_sensitive is None else said.hue_sensitive,
+        side_sensitive=bool(words & _SIDES) if said.side_sensitive is None else said.side_sensitive,
     )
 
 
@@ -189,7 +214,10 @@ def read_description(path: Path, attributes: tuple[str, ...], row_groups: Groups
         groups,
         _read_phrases(path, nodes["phrases"], attributes) if "phrases" in nodes else {},
         _read_exclusive(path, nodes["exclusive_groups"], known_groups) if "exclusive_groups" in nodes else (),
-        _read_boolean(path, nodes["hue_sensitive"]) if "hue_sensitive" in nodes else False,
+        *(
+            _read_boolean(path, nodes[key], key) if key in nodes else None
+            for key in ("hue_sensitive", "side_sensitive")
+        ),
     )
 
 
@@ -227,10 +255,10 @@ def _read_exclusive(path: Path, node: yaml.Node, groups: tuple[str, ...]) -> tup
     return tuple(dict.fromkeys(names))
 
 
-def _read_boolean(path: Path, node: yaml.Node) -> bool:
-    text = _text(path, node, "hue_sensitive")
+def _read_boolean(path: Path, node: yaml.Node, key: str) -> bool:
+    text = _text(path, node, key)
     if text.lower() not in _BOOLEANS:
-        raise _wrong(path, node, f"hue_sensitive must be true or false, found {_short(text)}")
+        raise _wrong(path, node, f"{key} must be true or false, found {_short(text)}")
     return _BOOLEANS[text.lower()]
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from input_pipeline.errors import DataError
 
 INDEX = "index.npz"
+WORDS = "words"  # of training captions, commonest first, parted by blanks
 
 _PREPARE_AGAIN = "prepare the data again with `wsca prepare`"
 

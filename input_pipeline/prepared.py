@@ -1,8 +1,9 @@
 """Prepared data: a TensorFlow Datasets folder of ArrayRecord shards, and a manifest that can prove it whole.
 
 `records` says what a shard holds. Beside the shards `index.npz` holds what is asked of all examples at once:
-their label codes and classes, and other ways to split them. `manifest.json` has the schema, and the size,
-record count and SHA-256 of every file. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
+their label codes and classes, other ways to split them, and the words of the training captions.
+`manifest.json` has the schema, and the size, record count and SHA-256 of every file. Reading needs neither
+TensorFlow nor a tensorflow-datasets builder.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from input_pipeline.batch import Example
 from input_pipeline.classes import ClassRates, count_rates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box
-from input_pipeline.index import INDEX, Index
+from input_pipeline.index import INDEX, WORDS, Index
 from input_pipeline.records import Record, decode_record
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import Shard
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _PREPARE_AGAIN = "prepare the data again with `wsca prepare`"
 
@@ -60,12 +61,14 @@ class Reading:
       view: the object's box -> the part of the image that stands for the whole; None for all of it.
       splitting: the name of another way to split the examples than the data set's first.
       class_thresholds: (present, absent) of `labels_from_rates`, where nothing is known of single examples.
+      truth: what labels are, for reports, where something is known of single examples.
     """
 
     decode_labels: DecodeLabels
     view: Callable[[Box], Box | None] = lambda box: None
     splitting: str | None = None
     class_thresholds: tuple[float, float] = (0.6, 0.4)
+    truth: str = "labels of each image"
 
 
 class PreparedSource:
@@ -116,7 +119,17 @@ class PreparedSource:
     @property
     def truth(self) -> str:
         """What its labels are, for reports."""
-        return "labels of its class" if self._manifest.class_labels_only else "labels of each image"
+        if not self._manifest.class_labels_only:
+            return self._reading.truth
+        present, absent = self._reading.class_thresholds
+        return f"rates of each image's class: present from {present:g}, absent up to {absent:g}"
+
+    @functools.cached_property
+    def caption_words(self) -> tuple[str, ...]:
+        """The words of the training captions, commonest first; of every split the same."""
+        name = WORDS if self._reading.splitting is None else f"{self._reading.splitting}/{WORDS}"
+        words = self._index.read(name, "u", (None,))
+        return () if words is None else tuple(words.tobytes().decode("utf-8", "replace").split())
 
     @functools.cached_property
     def class_rates(self) -> ClassRates | None:

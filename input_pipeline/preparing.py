@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
-from input_pipeline import prepared
+from input_pipeline import prepared, text
 from input_pipeline.errors import CorruptImageError, DataError
 from input_pipeline.images import Box, check_complete
-from input_pipeline.index import INDEX
+from input_pipeline.index import INDEX, WORDS
 from input_pipeline.official import Official
 from input_pipeline.prepared import Manifest
 from input_pipeline.records import Record, encode_record, make_record
@@ -193,11 +194,26 @@ def _write_index(path: Path, official: Official) -> None:
         )
         if official.classes.rates is not None:
             arrays["class_rates"] = official.classes.rates
+    if official.captions is not None:
+        arrays |= _caption_words(official, official.captions)
     place = np.full(len(official.keys), -1, np.int64)
     place[order] = np.arange(len(order))
     for splitting, splits in official.other_splits.items():
         arrays |= {f"{splitting}/{split}": place[rows] for split, rows in splits.items()}
     np.savez(path, allow_pickle=False, **arrays)
+
+
+def _caption_words(official: Official, captions: Sequence[str | None]) -> dict[str, UInt8[np.ndarray, "n"]]:
+    """The words of the training captions, commonest first, parted by spaces: for each way to split."""
+    splittings = {
+        "": official.splits,
+        **{f"{name}/": splits for name, splits in official.other_splits.items()},
+    }
+    texts = {
+        name: " ".join(text.caption_words(captions[row] or "" for row in splits.get("train", ())))
+        for name, splits in splittings.items()
+    }
+    return {f"{name}{WORDS}": np.frombuffer(words.encode(), np.uint8) for name, words in texts.items()}
 
 
 def _write_tfds_metadata(work: Path, official: Official, splits: Mapping[str, tuple[Shard, ...]]) -> None:

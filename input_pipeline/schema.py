@@ -25,6 +25,8 @@ class AttributeSchema:
       group_of: for each attribute, the position of its group in `groups`.
       phrases: for each attribute, a natural-language phrase ("wearing a hat").
       hue_sensitive: whether a label depends on hue, so that hue jitter would make it wrong.
+      side_sensitive: whether a label depends on what is left and what is right, so that mirroring the image
+        would make it wrong.
       exclusive_groups: names of groups of which at most one attribute is present.
     """
 
@@ -35,6 +37,7 @@ class AttributeSchema:
     phrases: tuple[str, ...]
     hue_sensitive: bool = False
     exclusive_groups: tuple[str, ...] = ()
+    side_sensitive: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.attributes)) != len(self.attributes):

@@ -1,8 +1,9 @@
 """Text as token ids: the vocabulary, and what a sentence may say of attributes.
 
 A vocabulary is WordPiece over a list of words: those of the schema's phrases and of the sentences that a data
-set's captions are made of. Nothing is trained, sampled or downloaded, so that every host, every resumed run
-and every later evaluation has the same ids. A word that is not in the list is spelled by the pieces that are.
+set's captions are made of, then those of its training captions. Nothing is trained, sampled or downloaded, so
+that every host, every resumed run and every later evaluation has the same ids. A word that is not in the list
+is spelled by the pieces that are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import itertools
 import string
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -28,6 +29,9 @@ Captions = Literal["none", "source", "phrases"]
 
 # The ids that mean the same in every vocabulary. A mirrored image swaps LEFT and RIGHT.
 PADDING, UNKNOWN, LEFT, RIGHT = range(4)
+
+# So many words of a data set's captions are worth keeping: more would fill any vocabulary.
+MOST_WORDS = 65_536
 
 _CHARACTERS = string.ascii_lowercase + string.digits
 _FIXED = ("[PAD]", "[UNK]", "LEFT", "RIGHT", *_CHARACTERS, *(f"##{c}" for c in _CHARACTERS))
@@ -85,15 +89,27 @@ class TextOptions:
 class Text:
     """Turns sentences into token ids. May be used by several threads.
 
+    Attributes:
+      options: length and size of the vocabulary.
+      words: those of `words` that have an id. From them the same ids can be had again.
+
     Args:
       options: length and size of the vocabulary.
       schema: whose phrases are in the vocabulary.
-      sentences: texts that hold every other word to know.
+      sentences: texts that hold other words to know.
+      words: further ones, from `caption_words`. The ids of the others do not depend on them.
     """
 
-    def __init__(self, options: TextOptions, schema: AttributeSchema, sentences: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        options: TextOptions,
+        schema: AttributeSchema,
+        sentences: Iterable[str] = (),
+        words: Sequence[str] = (),
+    ) -> None:
         self.options = options
-        vocabulary = _vocabulary([*schema.phrases, *sentences], options.vocabulary)
+        vocabulary = _vocabulary([*_common([*schema.phrases, *sentences]), *words], options.vocabulary)
+        self.words = tuple(word for word in words if word in vocabulary)
         self._tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
         self._tokenizer.normalizer = _NORMALISER
         self._tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -113,9 +129,16 @@ class Text:
 
 
 @functools.lru_cache
-def for_data_set(data_set: ModuleType, schema: AttributeSchema, options: TextOptions) -> Text:
-    """The text of a data set: the words of its schema, and of its SENTENCES where its captions have more."""
-    return Text(options, schema, getattr(data_set, "SENTENCES", ()))
+def for_data_set(
+    data_set: ModuleType, schema: AttributeSchema, options: TextOptions, words: tuple[str, ...] = ()
+) -> Text:
+    """The text of a data set: the words of its schema, of its SENTENCES where it has any, and `words`."""
+    return Text(options, schema, getattr(data_set, "SENTENCES", ()), words)
+
+
+def caption_words(captions: Iterable[str]) -> tuple[str, ...]:
+    """The words of captions, the most frequent `MOST_WORDS`, ordered by frequency and then the alphabet."""
+    return tuple(itertools.islice(_common(captions), MOST_WORDS))
 
 
 def caption_from_phrases(
@@ -138,8 +161,13 @@ def _shared_words(phrases: tuple[str, ...]) -> int:
     return len(list(itertools.takewhile(lambda words: len(set(words)) == 1, columns)))
 
 
-def _vocabulary(sentences: Iterable[str], size: int) -> dict[str, int]:
-    """Piece -> id: the fixed ones, then words, the most frequent first and ties in alphabetical order."""
+def _common(sentences: Iterable[str]) -> Iterator[str]:
+    """The words of sentences, the most frequent first and ties in alphabetical order."""
     counts = Counter(word for text in sentences for word in _NORMALISER.normalize_str(text).split())
-    words = sorted(counts.keys() - set(_FIXED), key=lambda word: (-counts[word], word))
-    return {piece: number for number, piece in enumerate([*_FIXED, *words][:size])}
+    return iter(sorted(counts.keys() - set(_FIXED), key=lambda word: (-counts[word], word)))
+
+
+def _vocabulary(words: Iterable[str], size: int) -> dict[str, int]:
+    """Piece -> id: the fixed ones, then words in their order."""
+    pieces = dict.fromkeys([*_FIXED, *words])
+    return {piece: number for number, piece in enumerate(itertools.islice(pieces, size))}

@@ -27,8 +27,9 @@ def load(*overrides):
 
 def batches(config):
     """(training batches, evaluation batches) of Scenes."""
-    train = assembly.train_batches(config, assembly.open_source(config, "train"), 0)
-    validation = assembly.eval_batches(config, assembly.open_source(config, "validation"))
+    text = assembly.make_text(config, assembly.data_schema(config))
+    train = assembly.train_batches(config, text, assembly.open_source(config, "train"), 0)
+    validation = assembly.eval_batches(config, text, assembly.open_source(config, "validation"))
     return list(islice(train, 2)), list(validation)
 
 
@@ -66,7 +67,8 @@ def test_captions_that_do_not_exist_are_refused_at_once():
 def test_hidden_labels_are_judged_on_what_training_does_not_see():
     config = load("--config.weak_labels.known_fraction=0.3")
     source = assembly.open_source(config, "train")
-    hidden = list(assembly.eval_batches(config, source, hidden=True))
+    text = assembly.make_text(config, source.schema)
+    hidden = list(assembly.eval_batches(config, text, source, hidden=True))
     seen = {int(i): known for b in batches(config)[0] for i, known in zip(b.index, b.known, strict=True)}
     judged = {int(i): known for b in hidden for i, known in zip(b.index, b.known, strict=True) if i >= 0}
     assert len(judged) == 24

@@ -282,8 +282,15 @@ class TestOptions:
         with caplog.at_level(logging.INFO):
             options = augment.for_schema(augment.Options(), colours)
         assert options == augment.Options(hue=0.0)
-        assert "hue jitter 0.1 is switched off" in caplog.text
+        assert "hue 0.1 is switched off" in caplog.text
         assert "cars" in caplog.text
+
+    def test_mirroring_is_switched_off_where_labels_depend_on_sides(self, caplog):
+        sides = AttributeSchema.from_groups("cars", ("left",), {"side": (0,)}, side_sensitive=True)
+        with caplog.at_level(logging.INFO):
+            options = augment.for_schema(augment.Options(), sides)
+        assert options == augment.Options(flip_probability=0.0)
+        assert "flip_probability 0.5 is switched off" in caplog.text
 
     def test_other_schemas_keep_their_options_in_silence(self, caplog):
         shapes = AttributeSchema.from_groups("shapes", ("round",), {"shape": (0,)})

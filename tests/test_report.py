@@ -60,6 +60,7 @@ def report(results) -> TrainingReport:
             "total": 20.0,
         },
         results=results,
+        truth="what <annotators> said",
         skipped_examples=3,
         skipped_steps=0,
         command=["wsca", "train", "--config", "a config.py"],
@@ -95,6 +96,8 @@ def test_report_says_what_the_run_was_and_found(workdir, report, results):
     assert record["parameters"] == {"total": 1234567, "trained": 1000000}
     assert record["images_per_second"] == 640.0  # 6400 images in 2 s of waiting and 8 s of steps
     assert record["timings"]["checkpoint"] == 1.0
+    assert record["truth"] == "what <annotators> said"
+    assert "truth: what &lt;annotators&gt; said" in (workdir / "report.html").read_text()
     assert record["skipped"] == {"examples": 3, "steps": 0}
     assert record["results"]["overall"]["mAP"] == results.overall.mAP
     assert record["results"]["attributes"][3]["average_precision"] is None

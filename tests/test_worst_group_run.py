@@ -121,7 +121,7 @@ class Plain:
     """A data set that knows nothing of factors."""
 
     def __init__(self, source):
-        self._source, self.schema = source, source.schema
+        self._source, self.schema, self.truth = source, source.schema, source.truth
 
     def __len__(self):
         return len(self._source)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import SOURCES, pipeline
 from input_pipeline import text as texts
-from input_pipeline.batch import AttributeBatch, Source, blank_batch
+from input_pipeline.batch import AttributeBatch, Source, SourceWithCaptions, blank_batch
 from input_pipeline.images import ImageOptions
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.text import Text, TextOptions
@@ -45,17 +45,25 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a configuration describes, built. Holds no data and no state."""
+    """What a configuration describes, built. Holds no data and no state.
+
+    Attributes:
+      text: how the run's sentences become token ids.
+    """
 
     config: ConfigDict
+    text: Text
     method: Method
     optimizer: Optimizer
     layout: Layout
     schedule: Schedule
 
 
-def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
+def build(config: ConfigDict, schema: AttributeSchema, examples: int, words: tuple[str, ...] = ()) -> Run:
     """Builds a run on a data set of this schema with this many training examples.
+
+    Args:
+      words: of the data set's captions, from `caption_words` or the run's record.
 
     Raises:
       WscaError: one line, for a value that something does not take.
@@ -67,7 +75,7 @@ def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
     layout = Layout(make_mesh(**config.mesh))
     layout.check_batch_size(config.train.batch_size, config.train.accumulate)
     layout.check_batch_size(config.evaluation.batch_size)
-    return Run(config, method, optimizer, layout, schedule)
+    return Run(config, make_text(config, schema, words), method, optimizer, layout, schedule)
 
 
 def _check_hidden_labels(config: ConfigDict) -> None:
@@ -112,18 +120,27 @@ def _folder(config: ConfigDict) -> Path | None:
     return Path(config.data.dir) if config.data.dir else None
 
 
-def make_text(config: ConfigDict, schema: AttributeSchema) -> Text:
+def caption_words(config: ConfigDict, source: Source) -> tuple[str, ...]:
+    """What a run that begins now adds to its vocabulary, where it reads the data set's captions."""
+    if config.data.text.captions != "source" or not isinstance(source, SourceWithCaptions):
+        return ()
+    return source.caption_words
+
+
+def make_text(config: ConfigDict, schema: AttributeSchema, words: tuple[str, ...] = ()) -> Text:
     """How the run's sentences become token ids; raises DataError."""
-    return texts.for_data_set(SOURCES[config.data.name], schema, TextOptions(**config.data.text))
+    return texts.for_data_set(SOURCES[config.data.name], schema, TextOptions(**config.data.text), words)
 
 
-def train_batches(config: ConfigDict, source: Source, start_step: int) -> Generator[AttributeBatch]:
+def train_batches(
+    config: ConfigDict, text: Text, source: Source, start_step: int
+) -> Generator[AttributeBatch]:
     """This process's rows of every global batch from `start_step` on."""
     return pipeline.train_batches(
         source,
         images=ImageOptions(**config.data.images),
         weak_labels=WeakLabels(**config.weak_labels),
-        text=make_text(config, source.schema),
+        text=text,
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
@@ -134,7 +151,9 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Genera
     )
 
 
-def eval_batches(config: ConfigDict, source: Source, *, hidden: bool = False) -> Generator[AttributeBatch]:
+def eval_batches(
+    config: ConfigDict, text: Text, source: Source, *, hidden: bool = False
+) -> Generator[AttributeBatch]:
     """This process's rows of the evaluation batches: the middle of each image, all of its labels.
 
     With `hidden` only those labels that the run's weak-label protocol hides from training.
@@ -142,7 +161,7 @@ def eval_batches(config: ConfigDict, source: Source, *, hidden: bool = False) ->
     return pipeline.eval_batches(
         source,
         images=ImageOptions(**config.data.images),
-        text=make_text(config, source.schema),
+        text=text,
         captions=config.evaluation.captions,
         batch_size=config.evaluation.batch_size,
         shard=jax.process_index(),

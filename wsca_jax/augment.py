@@ -73,16 +73,19 @@ def for_schema(options: Options, schema: AttributeSchema) -> Options:
     """The options with what would make this schema's labels wrong switched off, and a log line saying so.
 
     Where a label depends on hue (`schema.hue_sensitive`), hue jitter would turn a red car into an orange one
-    that is still labelled red.
+    that is still labelled red; where one depends on sides (`schema.side_sensitive`), a mirrored car would
+    still be labelled as facing left.
     """
-    if not (schema.hue_sensitive and options.hue > 0.0):
-        return options
-    _LOGGER.info(
-        "augmentation: hue jitter %g is switched off, because labels of %s depend on hue",
-        options.hue,
-        schema.name,
-    )
-    return dataclasses.replace(options, hue=0.0)
+    wrong = {"hue": schema.hue_sensitive, "flip_probability": schema.side_sensitive}
+    wrong_here = [name for name, harmful in wrong.items() if harmful and getattr(options, name) > 0.0]
+    for name in wrong_here:
+        _LOGGER.info(
+            "augmentation: %s %g is switched off, because it would make labels of %s wrong",
+            name,
+            getattr(options, name),
+            schema.name,
+        )
+    return dataclasses.replace(options, **dict.fromkeys(wrong_here, 0.0))
 
 
 def augment(batch: AttributeBatch, rng: jax.Array, options: Options) -> AttributeBatch:

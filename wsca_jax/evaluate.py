@@ -63,7 +63,7 @@ class Evaluator:
         return engine.run(
             self._compiled,
             state.evaluation_variables,
-            assembly.eval_batches(self._run.config, self._source, hidden=self._hidden),
+            assembly.eval_batches(self._run.config, self._run.text, self._source, hidden=self._hidden),
             method=self._run.method,
             layout=self._run.layout,
             step=state.updates,
@@ -108,7 +108,7 @@ def load(
     settings = config.from_json(record.config, f"{workdir}/run.json", data_dir)
     source = assembly.open_source(settings, split)
     read_run_record(workdir, source.schema)
-    run = assembly.build(settings, source.schema, len(source))
+    run = assembly.build(settings, source.schema, len(source), record.words)
     spec = assembly.batch_spec(settings, source.schema, settings.train.batch_size)
     target = states.abstract(run.method, run.optimizer, spec, seed=settings.seed, layout=run.layout)
     with Checkpoints(workdir, **assembly.checkpoint_options(settings), read_only=True) as checkpoints:
@@ -145,12 +145,14 @@ def evaluate(
     evaluator = Evaluator(trained.run, source, trained.state)
     found = evaluator.predict(trained.state)
     results, losses = evaluator.measure(found)
-    print(f"{workdir}, step {trained.step}, {len(source)} examples of {source.schema.name}'s {split} split\n")
+    print(f"{workdir}, step {trained.step}, {len(source)} examples of {source.schema.name}'s {split} split")
+    print(f"Truth: {source.truth}\n")
     print(report.format_results(results))
     figures = {
         "workdir": str(workdir),
         "step": trained.step,
         "split": split,
+        "truth": source.truth,
         "data_dir": settings.data.dir,
         "captions": settings.evaluation.captions,
         "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),

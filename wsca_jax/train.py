@@ -80,7 +80,8 @@ def train(
     """
     clock = Stopwatch(("compile", "data_wait", "step", "checkpoint", "evaluation"))
     sources = Sources(assembly.open_source(config, "train"), assembly.open_source(config, "validation"))
-    run = assembly.build(config, sources.train.schema, len(sources.train))
+    words = vocabulary_words(config, sources.train, workdir)
+    run = assembly.build(config, sources.train.schema, len(sources.train), words)
     keep_record(run, workdir, accept_changes)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, **assembly.checkpoint_options(config)))
@@ -92,9 +93,16 @@ def train(
     if jax.process_index() == 0:
         print(report.format_results(finished.results))
         if first < run.schedule.total:
-            page = report.write(workdir, describe(run, finished, first, clock, command))
+            page = report.write(workdir, describe(run, sources, finished, first, clock, command))
             print(f"\nReport: {page}\nFigures: {workdir / REPORT_FILE}")
     return finished.results
+
+
+def vocabulary_words(config: ConfigDict, source: Source, workdir: Path) -> tuple[str, ...]:
+    """The words of the workdir's run, whose ids its parameters know; of a new run, the training captions'."""
+    if has_run_record(workdir):
+        return read_run_record(workdir).words
+    return assembly.caption_words(config, source)
 
 
 def keep_record(run: Run, workdir: Path, accept_changes: bool) -> None:
@@ -112,7 +120,7 @@ def keep_record(run: Run, workdir: Path, accept_changes: bool) -> None:
                 f"{workdir}: its run began with another configuration ({'; '.join(changes)}); "
                 "give that one, choose another --workdir, or add --accept_changes"
             )
-    write_run_record(workdir, configs.to_json(run.config), schema)
+    write_run_record(workdir, configs.to_json(run.config), schema, run.text.words)
 
 
 def begin(run: Run, checkpoints: Checkpoints) -> TrainState:
@@ -190,7 +198,7 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
         evaluators = make_evaluators(run, sources, state)
     watch = Watch(run, sources.train, tools)
     results = evaluators["validation"].run(state)[0] if first == last else None
-    with contextlib.closing(assembly.train_batches(config, sources.train, first)) as batches:
+    with contextlib.closing(assembly.train_batches(config, run.text, sources.train, first)) as batches:
         for number in range(first + 1, last + 1):
             with clock.part("data_wait"):
                 batch = next(batches)
@@ -332,7 +340,7 @@ class Watch:
 
 
 def describe(
-    run: Run, finished: Finished, first: int, clock: Stopwatch, command: Sequence[str]
+    run: Run, sources: Sources, finished: Finished, first: int, clock: Stopwatch, command: Sequence[str]
 ) -> report.TrainingReport:
     """The report of a run that this process took from step `first` to its end."""
     config, schedule = run.config, run.schedule
@@ -349,6 +357,7 @@ def describe(
         images=(schedule.total - first) * config.train.batch_size,
         timings=clock.seconds | {"total": clock.total},
         results=finished.results,
+        truth=sources.validation.truth,
         skipped_examples=finished.skipped_examples,
         skipped_steps=int(finished.state.skipped),
         command=command,

@@ -51,11 +51,13 @@ class Source:
 
     Attributes:
       schema: the schema of the labels.
+      truth: what the labels are, for reports.
       split: the split's name.
       options: the knobs.
     """
 
     schema = SCHEMA
+    truth = "what each scene was rendered from"
 
     def __init__(self, split: Split, options: Options) -> None:
         self.split = split

@@ -14,7 +14,7 @@ CONFIG = {"seed": 0, "optimizer": {"learning_rate": 1e-4, "undecayed": ["a/.*"]}
 
 @pytest.fixture
 def workdir(tmp_path):
-    write_run_record(tmp_path / "run", CONFIG, SCHEMA)
+    write_run_record(tmp_path / "run", CONFIG, SCHEMA, ("zebra", "the"))
     return tmp_path / "run"
 
 
@@ -22,8 +22,21 @@ def test_a_record_comes_back_as_it_was(workdir):
     record = read_run_record(workdir, SCHEMA)
     assert record.config == CONFIG
     assert record.schema == SCHEMA
+    assert record.words == ("zebra", "the")
     assert [path.name for path in workdir.iterdir()] == ["run.json"]
-    assert set(json.loads((workdir / "run.json").read_text())) == {"format_version", "config", "schema"}
+    assert set(json.loads((workdir / "run.json").read_text())) == {
+        "format_version",
+        "config",
+        "schema",
+        "words",
+    }
+
+
+def test_a_record_written_before_there_were_words_has_none(workdir):
+    record = json.loads((workdir / "run.json").read_text())
+    del record["words"]
+    (workdir / "run.json").write_text(json.dumps(record))
+    assert read_run_record(workdir).words == ()
 
 
 def test_writing_again_replaces_it(workdir):

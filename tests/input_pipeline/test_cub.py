@@ -63,7 +63,7 @@ def test_the_birds_box_is_cut_out_where_asked_for(official):
 def test_without_labels_of_images_those_of_classes_are_the_truth(official):
     folder = official.write(**{"attributes/image_attribute_labels.txt": None})
     source = cub.open_split(folder, "test", cub.Options())
-    assert source.truth == "labels of its class"
+    assert source.truth == "rates of each image's class: present from 0.6, absent up to 0.4"
     for example in examples(folder, "test").values():
         rates = official.percentages[official.class_names.index(example.key.split("/")[0])] / 100
         np.testing.assert_array_equal(example.labels, rates >= 0.6)

@@ -43,7 +43,25 @@ def test_without_a_word_about_groups_there_is_one(columns, tmp_path):
     schema = make_schema(columns, None, tmp_path / "schema.yaml")
     assert (schema.name, schema.groups, schema.group_of) == ("folder", ("attributes",), (0, 0, 0))
     assert schema.phrases == ("red", "light blue", "round")
-    assert not schema.hue_sensitive
+    assert schema.hue_sensitive  # "red"
+    assert not schema.side_sensitive
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "hue", "side"),
+    [
+        (["redundant", "bright", "upright"], "", False, False),
+        (["Black_Hair", "white"], "", False, False),
+        (["LightBlue"], "", True, False),
+        (["facing-left"], "", False, True),
+        (["a"], "phrases: {a: a blond person on the right}", True, True),
+        (["red", "left"], "hue_sensitive: false\nside_sensitive: false", False, False),
+        (["a"], "hue_sensitive: true\nside_sensitive: true", True, True),
+    ],
+)
+def test_hue_and_sides_are_told_by_the_file_or_by_the_words(tmp_path, names, said, hue, side):
+    schema = described(tmp_path, read_header("", ["path", *names]), said)
+    assert (schema.hue_sensitive, schema.side_sensitive) == (hue, side)
 
 
 def test_a_row_of_groups(columns, tmp_path):

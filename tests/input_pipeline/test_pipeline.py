@@ -34,6 +34,7 @@ class Toys:
     """
 
     schema = SCHEMA
+    truth = "labels of each toy"
 
     def __init__(self, count, broken=None):
         rng = np.random.default_rng(count)

@@ -143,6 +143,24 @@ def test_phrases_are_encoded_as_sentences_are():
     assert len(np.unique(ids, axis=0)) == 40
 
 
+def test_words_of_captions_come_behind_those_of_phrases():
+    captions = ["A zebra, left of a Zebra.", "the zebra and a RED tram", "the tram"]
+    words_of = text.caption_words(captions)
+    assert words_of == ("zebra", "the", "tram", "and", "of", "red")  # "a" is a piece, left a side
+    room = 4 + 36 + 36 + 3 + 2  # red, cube, ball; then two of the captions' own
+    schema = AttributeSchema.from_groups("toys", ("red_cube", "red_ball"), {"all": (0, 1)})
+    options = TextOptions("source", vocabulary=room)
+    plain, own = Text(options, schema), Text(options, schema, words=words_of)
+    for sentence in ("red cube", "ball"):
+        np.testing.assert_array_equal(own.encode(sentence), plain.encode(sentence))
+    np.testing.assert_array_equal(own.encode_phrases(schema), plain.encode_phrases(schema))
+    assert words(own, "zebra") == 1 < words(plain, "zebra")
+    assert words(own, "tram") > 1  # no room for it
+    again = Text(options, schema, words=own.words)
+    for sentence in captions:
+        np.testing.assert_array_equal(again.encode(sentence), own.encode(sentence))
+
+
 def test_a_data_set_without_sentences_has_its_phrases():
     plain = SimpleNamespace()
     # Not through the cache: a module can be hashed, this stand-in cannot.

@@ -23,7 +23,8 @@ def build(*overrides):
 @pytest.fixture(scope="module")
 def batch():
     settings = config.load(TINY)
-    return next(assembly.eval_batches(settings, assembly.open_source(settings, "validation")))
+    source = assembly.open_source(settings, "validation")
+    return next(assembly.eval_batches(settings, assembly.make_text(settings, source.schema), source))
 
 
 @pytest.fixture(scope="module")

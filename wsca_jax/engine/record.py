@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,30 @@ class RunRecord:
     Attributes:
       config: the resolved configuration, as JSON.
       schema: the attributes it predicts.
+      words: of its training captions, that have an id in its vocabulary; see `input_pipeline.text`. Kept
+        here because other data has others.
     """
 
     config: dict[str, Any]
     schema: AttributeSchema
+    words: tuple[str, ...] = ()
 
 
-def write_run_record(workdir: Path, config: Mapping[str, Any], schema: AttributeSchema) -> None:
+def write_run_record(
+    workdir: Path, config: Mapping[str, Any], schema: AttributeSchema, words: Sequence[str] = ()
+) -> None:
     """Writes `workdir`/run.json, all of it or nothing; makes the workdir where there is none.
 
     Raises:
       WscaError: the workdir cannot be written.
       OutOfDiskError: the disk is full.
     """
-    record = {"format_version": FORMAT_VERSION, "config": dict(config), "schema": schema.to_json()}
+    record = {
+        "format_version": FORMAT_VERSION,
+        "config": dict(config),
+        "schema": schema.to_json(),
+        "words": " ".join(words),
+    }
     text = json.dumps(record, indent=2)
     with storage_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -77,8 +87,9 @@ def _parse(path: Path) -> RunRecord:
             raise WscaError(
                 f"{path}: format version {version}, this wsca reads up to {FORMAT_VERSION}; update wsca"
             )
-        return RunRecord(dict(record["config"]), AttributeSchema.from_json(dict(record["schema"])))
-    except (SchemaError, KeyError, TypeError, ValueError) as error:
+        schema = AttributeSchema.from_json(dict(record["schema"]))
+        return RunRecord(dict(record["config"]), schema, tuple(record.get("words", "").split()))
+    except (SchemaError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise WscaError(f"{path}: not the record of a run ({error}); bring it back from a copy") from error
 
 

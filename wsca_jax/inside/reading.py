@@ -76,4 +76,4 @@ def _in_batches_for(trained: Trained, examples: int) -> ConfigDict:
 
 
 def _batches(trained: Trained, config: ConfigDict) -> Generator[AttributeBatch]:
-    return assembly.eval_batches(config, trained.source)
+    return assembly.eval_batches(config, trained.run.text, trained.source)

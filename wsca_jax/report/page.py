@@ -61,6 +61,7 @@ def _title(report: TrainingReport) -> str:
 def _header(report: TrainingReport) -> str:
     facts = (
         f"{report.results.examples:,} examples evaluated after step {report.last_step:,}",
+        f"truth: {report.truth}",
         f"{report.parameters / 1e6:,.1f} M parameters, {report.trained / 1e6:,.1f} M of them trained",
         f"{report.environment['devices']} {TIMES} {report.environment['device_kind']}",
     )

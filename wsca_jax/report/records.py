@@ -39,6 +39,7 @@ class TrainingReport:
       images: how many training examples this process saw.
       timings: {part: seconds} of this process: compile, data_wait, step, checkpoint, evaluation, total.
       results: of the last evaluation.
+      truth: what they are measured against: "labels of each image".
       skipped_examples: unreadable training examples; skipped_steps: steps that were not finite.
       command: the command line that reproduces the run.
     """
@@ -54,6 +55,7 @@ class TrainingReport:
     images: int
     timings: Mapping[str, float]
     results: Results
+    truth: str
     skipped_examples: int
     skipped_steps: int
     command: Sequence[str]
@@ -87,6 +89,7 @@ class TrainingReport:
             "images_per_second": self.images_per_second,
             "timings": self.timings,
             "skipped": {"examples": self.skipped_examples, "steps": self.skipped_steps},
+            "truth": self.truth,
             "results": self.results.to_json(),
         }
 

@@ -99,8 +99,8 @@ class SweepRun:
     def _keep_record(self) -> None:
         """Takes over what may change in a finished run, such as its data's folder, as resuming it would."""
         if configs.flat(self._stored()) != configs.flat(self.config):
-            schema = read_run_record(self.workdir).schema
-            write_run_record(self.workdir, configs.to_json(self.config), schema)
+            record = read_run_record(self.workdir)
+            write_run_record(self.workdir, configs.to_json(self.config), record.schema, record.words)
 
     def _stored(self) -> ConfigDict:
         return configs.from_json(read_run_record(self.workdir).config, f"{self.workdir}/run.json")

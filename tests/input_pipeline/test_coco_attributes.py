@@ -1,0 +1,118 @@
+"""COCO Attributes as a data set: objects with their surroundings, votes as labels, captions of images."""
+
+import json
+
+import numpy as np
+import pytest
+from official_coco import HEIGHT, WIDTH, OfficialCoco
+
+from input_pipeline import coco_attributes
+from input_pipeline.errors import DataError
+from input_pipeline.images import Box, ImageOptions, decode, image_shape, load
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return OfficialCoco(tmp_path / "official", train=6, val=12)
+
+
+def opened(folder, split="train", **options):
+    return coco_attributes.open_split(folder, split, coco_attributes.Options(**options))
+
+
+def test_votes_become_labels(coco):
+    source = opened(coco.write(), positive=0.6, negative=0.4)
+    assert source.truth == "votes on each object: present from a share of 0.6, absent below 0.4"
+    assert len(source) == 6
+    for row in range(6):
+        example, votes = source[row], coco.votes[row]
+        assert example.key == f"train2014/{coco.file(row).removesuffix('.jpg')}_{coco.annotations[row]}"
+        np.testing.assert_array_equal(example.labels, votes > 0.5)
+        np.testing.assert_array_equal(example.known, np.ones(204, bool))  # 0, 1/3, 2/3 and 1
+    thirds = (coco.votes[0] > 0.3) & (coco.votes[0] < 0.7)
+    narrow = opened(coco.folder, positive=0.9, negative=0.1)[0]
+    np.testing.assert_array_equal(narrow.known, ~thirds)
+
+
+def test_every_object_is_stored_alone_and_seen_with_its_surroundings(coco):
+    """A box of 20 by 10.25 pixels: a twelfth of each side is seen around it, a quarter is stored."""
+    source, row = opened(coco.write()), 5
+    example = source[row]
+    assert image_shape(example.image)[0] <= 30
+    assert image_shape(example.image)[1] <= 17
+    top, left = 2.0, row + 0.5
+    margin = np.array([21, 11]) / 12  # the box in whole pixels has 20 rows and 11 columns
+    assert example.view.height == pytest.approx(20 + 2 * margin[0], abs=2)
+    assert example.view.width == pytest.approx(11 + 2 * margin[1], abs=2)
+    whole = decode(coco.images[coco.file(row)])
+    assert whole.shape == (HEIGHT, WIDTH, 3)
+    wide = Box(int(top - 5 / 3), int(left - 11 / 12), example.view.height, example.view.width)
+    expected = load(coco.images[coco.file(row)], ImageOptions(16), box=wide).astype(int)
+    found = load(example.image, ImageOptions(16), box=example.view).astype(int)
+    assert np.abs(found - expected).mean() < 12  # re-encoded once, and moved by a fraction of a pixel
+    alone = opened(coco.folder, context=0.0)[row].view
+    assert (alone.height, alone.width) == (20, 11)
+
+
+def test_prepared_smaller_it_is_the_same_data_set(coco, tmp_path):
+    folder = coco_attributes.prepare(coco.write(), tmp_path / "prepared", shortest=8)
+    for split in ("train", "validation", "test"):
+        before, after = opened(coco.folder, split), opened(folder, split)
+        assert [before[i].key for i in range(len(before))] == [after[i].key for i in range(len(after))]
+        assert min(image_shape(after[0].image)) == 8
+    assert coco_attributes.verify(folder, coco_attributes.Options()).ok
+    assert coco_attributes.verify(coco.folder, coco_attributes.Options()).ok
+
+
+def test_the_pickle_is_read_once(coco, tmp_path, monkeypatch):
+    opened(coco.write())
+    (short,) = (tmp_path / "cache" / "coco_attributes" / "votes").iterdir()
+    assert short.suffix == ".npz"
+    monkeypatch.setattr("input_pipeline.coco_votes.read_pickle", lambda *_: pytest.fail("read again"))
+    coco_attributes.prepare(coco.folder, tmp_path / "prepared")
+
+
+def write_captions(coco, split):
+    rows = [row for row, its in enumerate(coco.splits) if its == split]
+    numbers = sorted({coco.image_ids[row] for row in rows})
+    record = {
+        "images": [{"id": coco.image_ids[row], "file_name": coco.file(row)} for row in rows],
+        "annotations": [
+            {"id": 10 * image + k, "image_id": image, "caption": f"a {word}\nseen {image}"}
+            for image in numbers
+            for k, word in enumerate(("zebra", "tram"))
+        ],
+    }
+    (coco.folder / f"captions_{split}.json").write_text(json.dumps(record))
+
+
+def test_captions_are_the_images_own_where_they_are_there(coco):
+    coco.write()
+    assert opened(coco.folder)[0].caption is None
+    write_captions(coco, "train2014")
+    write_captions(coco, "val2014")
+    for split in ("train", "test"):
+        source = opened(coco.folder, split)
+        for i in range(len(source)):
+            image = int(source[i].key.split("_")[-2])
+            assert source[i].caption in {f"a zebra seen {image}", f"a tram seen {image}"}
+    assert {"zebra", "tram"} & {*opened(coco.folder).caption_words}
+
+
+def test_captions_that_are_none_are_one_line(coco):
+    (coco.write() / "captions_train2014.json").write_text('{"images": [], "annotations": [{}]}')
+    with pytest.raises(DataError, match=r"captions_train2014\.json: expected COCO's captions"):
+        opened(coco.folder)
+
+
+def test_wrong_settings_are_one_line():
+    for context in (-0.1, 0.17, float("nan")):
+        with pytest.raises(DataError, match=r"context must lie in \[0, 0\.1667\]"):
+            coco_attributes.Options(context=context)
+    with pytest.raises(DataError, match="negative <= positive"):
+        coco_attributes.Options(positive=0.2, negative=0.4)
