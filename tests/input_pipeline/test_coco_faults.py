@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from official_coco import OfficialCoco
 
 from input_pipeline.coco_files import open_official
+from input_pipeline.coco_votes import read_votes
 from input_pipeline.errors import DataError
 
 
@@ -243,5 +244,22 @@ def test_any_mutation_of_the_instances_reads_or_is_one_line(once, examples):
     def check(data):
         (folder / "instances_train2014.json").write_bytes(data)
         assert_read_or_refused(folder, "instances_train2014.json", "train2014.zip")
+
+    check()
+
+
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_any_edit_of_the_cached_votes_is_noticed_and_they_are_read_again(once, tmp_path, examples):
+    pickled = once.write() / "cocottributes_eccv_version.pkl"
+    right = read_votes(pickled, tmp_path)
+    (short,) = tmp_path.iterdir()
+    valid = short.read_bytes()
+
+    @settings(max_examples=examples, deadline=None)
+    @given(edited(valid, most=1))
+    def check(data):
+        short.write_bytes(data)
+        for found, expected in zip(read_votes(pickled, tmp_path), right, strict=True):
+            np.testing.assert_array_equal(found, expected)
 
     check()

@@ -15,7 +15,8 @@ from official_folder import CELL, OfficialFolder, table_text
 from input_pipeline import folder_table
 from input_pipeline.errors import DataError
 from input_pipeline.folder_files import open_official
-from input_pipeline.folder_rows import SPLITS
+from input_pipeline.folder_rows import SPLITS, Wrong, convert
+from input_pipeline.folder_schema import read_header
 from input_pipeline.folder_table import read_head, read_table
 
 CODES = [[1, 0, 2], [0, 1, 2], [2, 2, 1], [1, 1, 1], [0, 0, 0]]
@@ -258,6 +259,34 @@ def test_a_fault_beyond_the_first_block(tmp_path, monkeypatch):
     (tmp_path / "t.csv").write_bytes(table_text([*rows[:9], rows[10]]))
     with pytest.raises(DataError, match=r"line 10: '4\.jpg' has a row on line 6 already"):
         read_table(tmp_path / "t.csv", read_head(tmp_path / "t.csv"))
+
+
+PARTS = st.sampled_from(
+    ["a", "b.jpg", "c.JPG", "d.gif", "", ".", "..", "/", "\\", "C:", "\n", "\0", "\t", ".x", "é"]
+)
+
+
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_paths_are_the_same_looked_at_one_by_one_and_all_at_once(examples):
+    """The images beside it decide nothing about an image's name."""
+
+    def normal(keys):
+        block = convert([[key, "1"] for key in keys], read_header("", ["path", "a"]))
+        return block.keys
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=3))
+    def check(keys):
+        try:
+            alone = [normal([key])[0] for key in keys]
+        except Wrong:
+            with pytest.raises(Wrong):
+                normal(["e.jpg", *keys])
+        else:
+            assert normal(["e.jpg", *keys]) == ["e.jpg", *alone]
+            assert all("//" not in key and "." not in key.split("/") for key in alone)
+
+    check()
 
 
 TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
