@@ -133,12 +133,18 @@ def test_no_table_and_no_folder(tmp_path):
         open_official(tmp_path / "absent")
 
 
+def longer_but_no_later(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    os.utime(path, (1, 1))
+
+
 def test_the_fingerprint_notices_every_change(mine):
     seen = {open_official(mine.write()).fingerprint}
     os.utime(mine.folder / "a.jpg", (1, 1))
     for change in (
         lambda: None,
         lambda: os.utime(mine.folder / "b.png", (1, 1)),
+        lambda: longer_but_no_later(mine.folder / "b.png"),
         lambda: (mine.folder / "attributes.csv").write_bytes(table_text([mine.header, *mine.rows[::-1]])),
         lambda: (mine.folder / "schema.yaml").write_text("name: a"),
     ):
@@ -174,9 +180,9 @@ def test_links_may_lead_about_in_the_folder_and_not_out_of_it(mine, tmp_path):
 
 def test_missing_images_are_counted_and_the_first_is_named(mine):
     folder = mine.write()
-    (folder / "b.png").rename(folder / "B.png")
+    (folder / "b.png").rename(folder / "B.PNG")
     (folder / "deep" / "f.JPG").unlink()
-    match = r"line 3: there is no image .*/b\.png; did you mean 'B\.png'\? \(2 of 5 images are missing\)"
+    match = r"line 3: there is no image .*/b\.png; did you mean 'B\.PNG'\? \(2 of 5 images are missing\)"
     with pytest.raises(DataError, match=match):
         open_official(folder)
 
@@ -202,6 +208,15 @@ FAULTS = {
         HEADER + "a.jpg,test,1,1\nb.png,test,1,1\n\n./a.jpg,test,0,1\n",
         r"line 5: 'a\.jpg' has a row on line 2 already",
     ),
+    "twice, two of them": (
+        HEADER + "a.jpg,test,1,1\nb.png,test,1,1\nb.png,test,1,1\na.jpg,test,0,1\n",
+        r"line 4: 'b\.png' has a row on line 3 already",
+    ),
+    "an odd split further down": (
+        HEADER + "a.jpg,train,1,1\nb.png,tarin,1,1\n",
+        "line 3: there is no split 'tarin'",
+    ),
+    "paths alone": ("path\na.jpg\n", "line 1: expected a column for each attribute, found only path"),
     "an odd split": (HEADER + "a.jpg,tarin,1,1\n", "line 2: there is no split 'tarin'; did you mean 'train'"),
     "no split": (HEADER + "a.jpg,,1,1\n", "line 2: there is no split ''; there are 'train', 'validation'"),
     "no path": (HEADER + ",train,1,1\n", "line 2: the path '' is empty"),
@@ -284,7 +299,9 @@ def test_paths_are_the_same_looked_at_one_by_one_and_all_at_once(examples):
                 normal(["e.jpg", *keys])
         else:
             assert normal(["e.jpg", *keys]) == ["e.jpg", *alone]
-            assert all("//" not in key and "." not in key.split("/") for key in alone)
+            assert all("." not in key.split("/") for key in alone)
+            assert not any(sign in key for key in alone for sign in ("//", "\\", "\0", "\t", "\n"))
+            assert not any(key[1:2] == ":" for key in alone)
 
     check()
 
