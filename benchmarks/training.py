@@ -66,6 +66,7 @@ def torch_steps(config, source, same: bool) -> Callable[[int], None]:
     """PyTorch eager: takes this many training steps on batches of the same input pipeline."""
     import torch
     from reference_resnet import ReferenceResNet
+    from torch_recipe import augment, masked_loss
 
     from wsca_jax import assembly
 
@@ -84,10 +85,7 @@ def torch_steps(config, source, same: bool) -> Callable[[int], None]:
             batch = next(batches)
             image = augment(torch.from_numpy(batch.image), config.augment if same else None)
             optimizer.zero_grad()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model(image), *(torch.from_numpy(x).float() for x in (batch.labels, batch.known))
-            )
-            loss.backward()
+            masked_loss(model(image), batch).backward()
             if same and recipe.clip_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
@@ -95,25 +93,6 @@ def torch_steps(config, source, same: bool) -> Callable[[int], None]:
                 torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - recipe.ema_decay)
 
     return take
-
-
-def augment(image, jitter):
-    """Flips, and where `jitter` is given colour jitter; normalised NCHW images, channels last."""
-    import torch
-
-    def factor(spread: float):
-        return 1 + spread * (2 * torch.rand(len(image), 1, 1, 1) - 1)
-
-    x = image.permute(0, 3, 1, 2).float().div_(255)
-    x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
-    if jitter is not None:
-        luma = torch.tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
-        x = (x * factor(jitter.brightness)).clamp_(0, 1)
-        grey = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-        x = (grey + factor(jitter.contrast) * (x - grey)).clamp_(0, 1)
-        grey = (x * luma).sum(1, keepdim=True)
-        x = (grey + factor(jitter.saturation) * (x - grey)).clamp_(0, 1)
-    return (x - 0.45) / 0.225
 
 
 def main() -> None:

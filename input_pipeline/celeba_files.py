@@ -22,6 +22,7 @@ from input_pipeline.archives import Archive, open_archive
 from input_pipeline.celeba_schema import SCHEMA
 from input_pipeline.errors import DataError
 from input_pipeline.official import Classes, Official
+from input_pipeline.text_lists import Text, is_number
 
 ATTRIBUTES_FILE = "list_attr_celeba.txt"
 PARTITION_FILE = "list_eval_partition.txt"
@@ -99,25 +100,23 @@ def _splits(keys: tuple[str, ...], split_of: dict[str, str]) -> dict[str, Int64[
 def _read_attributes(
     path: Path, attributes: tuple[str, ...]
 ) -> tuple[tuple[str, ...], UInt8[np.ndarray, "N A"]]:
-    lines = _lines(path)
+    text = Text.read(path)
+    lines = text.lines()
     if len(lines) < 3:
-        raise DataError(
-            f"{path}: expected a count, a header and a line per image, found {len(lines)} lines; {_GET_AGAIN}"
+        raise text.wrong(
+            len(lines), f"expected a count, a header and a line per image, found {len(lines)} lines"
         )
-    _check_header(path, lines[1].split(), attributes)
-    rows = [_attribute_row(path, number, line, len(attributes)) for number, line in enumerate(lines[2:], 3)]
+    _check_header(text, lines[1].split(), attributes)
+    rows = [_attribute_row(text, number, line, len(attributes)) for number, line in enumerate(lines[2:], 3)]
     if lines[0].strip() != str(len(rows)):
-        count = lines[0].strip()[:40]
-        raise DataError(
-            f"{path}, line 1: the count says {count!r}, but {len(rows)} images follow; {_GET_AGAIN}"
-        )
+        raise text.wrong(1, f"the count says {lines[0].strip()[:40]!r}, but {len(rows)} images follow")
     keys = tuple(key for key, _ in rows)
-    _check_unique(path, keys, first_line=3)
+    _check_unique(text, keys, first_line=3)
     labels = np.frombuffer(b"".join(values for _, values in rows), np.uint8)
     return keys, labels.reshape(len(rows), len(attributes))
 
 
-def _check_header(path: Path, found: list[str], expected: tuple[str, ...]) -> None:
+def _check_header(text: Text, found: list[str], expected: tuple[str, ...]) -> None:
     if tuple(found) == expected:
         return
     differences = {
@@ -126,65 +125,65 @@ def _check_header(path: Path, found: list[str], expected: tuple[str, ...]) -> No
         "repeated": [name for name in expected if found.count(name) > 1],
     }
     said = [f"{kind} {', '.join(names)}" for kind, names in differences.items() if names]
-    raise DataError(
-        f"{path}, line 2: expected the {len(expected)} official attribute names in their order, "
-        f"found {len(found)}: {'; '.join(said) or 'the order differs'}; {_GET_AGAIN}"
+    raise text.wrong(
+        2,
+        f"expected the {len(expected)} official attribute names in their order, "
+        f"found {len(found)}: {'; '.join(said) or 'the order differs'}",
     )
 
 
-def _attribute_row(path: Path, number: int, line: str, attributes: int) -> tuple[str, bytes]:
+def _attribute_row(text: Text, number: int, line: str, attributes: int) -> tuple[str, bytes]:
     """(image name, one byte 0 or 1 per attribute)."""
     key, *values = line.split() or [""]
     if len(values) != attributes:
-        raise DataError(
-            f"{path}, line {number}: expected an image name and {attributes} values, "
-            f"found {len(values)} values; {_GET_AGAIN}"
+        raise text.wrong(
+            number, f"expected an image name and {attributes} values, found {len(values)} values"
         )
     if not {"-1", "1"}.issuperset(values):
         found = next(value for value in values if value not in ("-1", "1"))
-        raise DataError(f"{path}, line {number}: every value must be -1 or 1, found {found!r}; {_GET_AGAIN}")
+        raise text.wrong(number, f"every value must be -1 or 1, found {found[:60]!r}")
     return key, bytes([value == "1" for value in values])
 
 
 def _read_partition(path: Path) -> dict[str, str]:
     """{image name: split name}."""
-    rows = [line.split() for line in _lines(path)]
+    text = Text.read(path)
+    rows = [line.split() for line in text.lines()]
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or row[1] not in SPLITS:
-            raise DataError(
-                f"{path}, line {number}: expected an image name and 0, 1 or 2 (train, validation, test), "
-                f"found {' '.join(row)[:60]!r}; {_GET_AGAIN}"
+            raise text.wrong(
+                number,
+                "expected an image name and 0, 1 or 2 (train, validation, test), "
+                f"found {' '.join(row)[:60]!r}",
             )
-    _check_unique(path, tuple(key for key, _ in rows), first_line=1)
+    _check_unique(text, tuple(key for key, _ in rows), first_line=1)
     return {key: SPLITS[value] for key, value in rows}
 
 
 def _read_identities(path: Path, keys: tuple[str, ...]) -> Classes:
     """The person on each image. Images that are not among `keys` may be listed as well."""
-    person_of: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), 1):
+    text = Text.read(path)
+    person_of: dict[str, int] = {}
+    for number, line in enumerate(text.lines(), 1):
         words = line.split()
-        if len(words) != 2 or not words[1].isdecimal():
-            raise DataError(
-                f"{path}, line {number}: expected an image name and a person's number, "
-                f"found {line.strip()[:60]!r}; {_GET_AGAIN}"
+        if len(words) != 2 or not is_number(words[1]):
+            raise text.wrong(
+                number, f"expected an image name and a person's number, found {line.strip()[:60]!r}"
             )
-        person_of[words[0]] = words[1]
+        person_of[words[0]] = int(words[1])
     missing = [key for key in keys if key not in person_of]
     if missing:
         raise DataError(f"{path}: {missing[0]} has no line here ({len(missing)} such images); {_GET_AGAIN}")
-    names = tuple(sorted({person_of[key] for key in keys}, key=int))
-    number_of = {name: number for number, name in enumerate(names)}
-    return Classes(names, np.array([number_of[person_of[key]] for key in keys], np.int32))
+    people = sorted({person_of[key] for key in keys})
+    position = {person: i for i, person in enumerate(people)}
+    return Classes(tuple(map(str, people)), np.array([position[person_of[key]] for key in keys], np.int32))
 
 
-def _check_unique(path: Path, keys: tuple[str, ...], first_line: int) -> None:
+def _check_unique(text: Text, keys: tuple[str, ...], first_line: int) -> None:
     seen: dict[str, int] = {}
     for number, key in enumerate(keys, first_line):
         if key in seen:
-            raise DataError(
-                f"{path}, line {number}: {key} was listed on line {seen[key]} already; {_GET_AGAIN}"
-            )
+            raise text.wrong(number, f"{key} was listed on line {seen[key]} already")
         seen[key] = number
 
 
@@ -199,18 +198,6 @@ def _check_same_images(paths: Paths, keys: tuple[str, ...], split_of: dict[str, 
                 f"{lacking}: {min(names)} has no line here but one in {there.name} "
                 f"({len(names)} such images); use the two files of one distribution"
             )
-
-
-def _lines(path: Path) -> list[str]:
-    """The file's lines; blank lines at the end do not count."""
-    try:
-        return path.read_text("utf-8").rstrip().split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: expected plain text, found byte {error.start} undecodable; {_GET_AGAIN}"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 class _Images:

@@ -30,11 +30,12 @@ from jaxtyping import Bool, Int64, UInt8
 
 from input_pipeline import cub_lists
 from input_pipeline.archives import Archive, open_archive
-from input_pipeline.cub_lists import CERTAINTIES, Text
+from input_pipeline.cub_lists import CERTAINTIES
 from input_pipeline.cub_schema import SCHEMA
 from input_pipeline.errors import DataError
 from input_pipeline.official import Classes, Official
 from input_pipeline.splits import present
+from input_pipeline.text_lists import Text
 from input_pipeline.weak_labels import uniforms
 
 _NAME = "CUB_200_2011"

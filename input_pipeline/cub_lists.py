@@ -13,31 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from input_pipeline.errors import DataError
+from input_pipeline.text_lists import Text, is_number
 
 CERTAINTIES = ("not visible", "guessing", "probably", "definitely")
 """How sure an annotator was, from 1 to 4."""
-
-_GET_AGAIN = "get the official file again"
-
-
-class Text(NamedTuple):
-    """A text file: where it lies, for messages, and its bytes."""
-
-    where: str
-    data: bytes
-
-    def wrong(self, line: int, complaint: str) -> DataError:
-        return DataError(f"{self.where}, line {line}: {complaint}; {_GET_AGAIN}")
-
-    def lines(self) -> list[str]:
-        """Blank lines at the end do not count; there is always a first line."""
-        data = self.data.rstrip()
-        try:
-            return [line.rstrip("\r") for line in data.decode().split("\n")]
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise self.wrong(line, "expected plain text, found bytes that are none") from error
 
 
 class Entry(NamedTuple):
@@ -61,7 +40,7 @@ def read_table(text: Text, form: str) -> dict[int, Entry]:
     table: dict[int, Entry] = {}
     for number, line in enumerate(text.lines(), 1):
         first, *values = line.split(None, columns - 1) or [""]
-        if len(values) != columns - 1 or not _is_number(first):
+        if len(values) != columns - 1 or not is_number(first):
             raise text.wrong(number, f"expected {form}, found {line[:60]!r}")
         if (key := int(first)) in table:
             raise text.wrong(number, f"{key} was listed on line {table[key].line} already")
@@ -272,18 +251,13 @@ def _first_four(text: Text) -> Int32[np.ndarray, "L 4"]:
 def _careful_rows(text: Text, data: bytes) -> Iterable[list[int]]:
     for number, line in enumerate(io.BytesIO(data), 1):
         values = line.split()[:4]
-        if len(values) < 4 or not all(_is_number(value) for value in values):
+        if len(values) < 4 or not all(is_number(value) for value in values):
             raise text.wrong(
                 number,
                 "expected <image_id> <attribute_id> <is_present> <certainty_id> <time>, "
                 f"found {line[:60].rstrip().decode('ascii', 'backslashreplace')!r}",
             )
         yield [int(value) for value in values]
-
-
-def _is_number(value: str | bytes) -> bool:
-    """Whether it is a whole number that fits 32 bits: digits, and nothing else."""
-    return value.isascii() and value.isdigit() and len(value) < 10
 
 
 def _from_to(choices: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """Prepared data: a TensorFlow Datasets folder of ArrayRecord shards, and a manifest that can prove it whole.
 
 `records` says what a shard holds. Beside the shards `index.npz` holds what is asked of all examples at once:
-their label codes and classes, other ways to split them, and the
-words of the training captions. `manifest.json` has the schema, and the size,
-record count and SHA-256 of every file. Reading needs neither TensorFlow nor a tensorflow-datasets builder.
+their label codes and classes, other ways to split them, and the words of the training captions.
+`manifest.json` has the schema, and the size, record count and SHA-256 of every file. Reading needs neither
+TensorFlow nor a tensorflow-datasets builder.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import dataclasses
 import functools
 import itertools
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
@@ -25,12 +23,12 @@ from input_pipeline.batch import Example
 from input_pipeline.classes import ClassRates, count_rates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box
+from input_pipeline.index import INDEX, WORDS, Index
 from input_pipeline.records import Record, decode_record
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import Shard
 
-MANIFEST, INDEX = "manifest.json", "index.npz"
-WORDS = "words"  # in the index
+MANIFEST = "manifest.json"
 FORMAT_VERSION = 3
 
 _PREPARE_AGAIN = "prepare the data again with `wsca prepare`"
@@ -97,9 +95,10 @@ class PreparedSource:
             )
         self.schema, self._folder, self._manifest, self._reading = schema, folder, manifest, reading
         self._origin = origin or folder
-        self._positions = self._find_positions(split)
         shards = [*itertools.chain.from_iterable(manifest.splits.values())]
         self._ends = [*itertools.accumulate(shard.records for shard in shards)]
+        self._index, self._examples = Index(folder), self._ends[-1] if shards else 0
+        self._positions = self._find_positions(split)
         needed = np.unique(np.searchsorted(self._ends, self._positions, side="right"))
         self._shards = {int(i): ShardReader(folder, shards[i]) for i in needed}
 
@@ -135,32 +134,44 @@ class PreparedSource:
     def caption_words(self) -> tuple[str, ...]:
         """The words of the training captions, commonest first; of every split the same."""
         name = WORDS if self._reading.splitting is None else f"{self._reading.splitting}/{WORDS}"
-        with _open_index(self._folder) as index:
-            return tuple(index[name].tobytes().decode().split()) if name in index else ()
+        words = self._index.read(name, "u", (None,))
+        return () if words is None else tuple(words.tobytes().decode("utf-8", "replace").split())
 
     @functools.cached_property
     def class_rates(self) -> ClassRates | None:
         """How common each attribute is in each class; None where examples have no class.
 
         Published rates where there are some; else counted from the labels of the training split.
+
+        Raises:
+          DataError: an index that is damaged, or of something else.
         """
-        with _open_index(self._folder) as index:
-            if "class_of" not in index:
-                return None
-            of = index["class_of"]
-            rates = index["class_rates"] if "class_rates" in index else self._count_rates(index, of)
+        rates = self._index.read("class_rates", "f", (None, self.schema.num_attributes))
+        classes = 1 << 31 if rates is None else len(rates)
+        of = self._index.read_positions("class_of", self._examples, classes)
+        if of is None:
+            return None
+        if rates is None:
+            of, rates = self._count_rates(of)
         return ClassRates(of[self._positions], rates)
 
-    def _count_rates(self, index: Any, of: Int32[np.ndarray, "N"]) -> Float32[np.ndarray, "C A"]:
+    def _count_rates(
+        self, of: Int32[np.ndarray, "N"]
+    ) -> tuple[Int32[np.ndarray, "N"], Float32[np.ndarray, "C A"]]:
+        """(each example's class, rates), with numbers for those classes alone that have examples."""
+        there, of = np.unique(of, return_inverse=True)
         training = self._find_positions("train")
-        labels, known = self._reading.decode_labels(index["labels"][training])
-        return count_rates(labels, known, of[training], int(of.max()) + 1)
+        codes = self._index.read("labels", "u", (self._examples, self.schema.num_attributes))
+        if codes is None:
+            raise DataError(f"{self._folder / INDEX}: expected labels, found none; {_PREPARE_AGAIN}")
+        labels, known = self._reading.decode_labels(codes[training])
+        return of.astype(np.int32), count_rates(labels, known, of[training], len(there))
 
     def _find_positions(self, split: str) -> Int64[np.ndarray, "n"]:
         """Where the split's examples stand among all of them, in the order of the shards."""
         splits, splitting = self._manifest.splits, self._reading.splitting
         if splitting is not None:
-            return _other_split(self._folder, splitting, split)
+            return self._other_split(splitting, split)
         if split not in splits:
             raise DataError(f"{self._origin}: there is no split {split!r}; it holds {', '.join(splits)}")
         start = 0
@@ -171,24 +182,15 @@ class PreparedSource:
             start += count
         return np.arange(start, start + count)
 
-
-def _other_split(folder: Path, splitting: str, split: str) -> Int64[np.ndarray, "n"]:
-    with _open_index(folder) as index:
-        if f"{splitting}/{split}" in index:
-            return index[f"{splitting}/{split}"]
-        there = ", ".join(name for name in index if name.startswith(f"{splitting}/")) or "none of that kind"
-    raise DataError(f"{folder}: there is no split {splitting}/{split}; it holds {there}; {_PREPARE_AGAIN}")
-
-
-def _open_index(folder: Path) -> Any:
-    """The arrays of `index.npz`, each read when asked for."""
-    path = folder / INDEX
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: damaged, cannot be opened ({_first_line(error)}); {_PREPARE_AGAIN}"
-        ) from error
+    def _other_split(self, splitting: str, split: str) -> Int64[np.ndarray, "n"]:
+        positions = self._index.read_positions(f"{splitting}/{split}", None, self._examples)
+        if positions is None:
+            there = [name for name in self._index.names() if name.startswith(f"{splitting}/")]
+            raise DataError(
+                f"{self._folder}: there is no split {splitting}/{split}; it holds "
+                f"{', '.join(there) or 'none of that kind'}; {_PREPARE_AGAIN}"
+            )
+        return positions
 
 
 class ShardReader:

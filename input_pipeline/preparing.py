@@ -24,8 +24,9 @@ from jaxtyping import UInt8
 from input_pipeline import prepared, text
 from input_pipeline.errors import CorruptImageError, DataError
 from input_pipeline.images import Box, check_complete
+from input_pipeline.index import INDEX, WORDS
 from input_pipeline.official import Official
-from input_pipeline.prepared import INDEX, WORDS, Manifest
+from input_pipeline.prepared import Manifest
 from input_pipeline.records import Record, encode_record, make_record
 from input_pipeline.reencode import Storage
 from input_pipeline.shards import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -100,12 +101,26 @@ class AttributeSchema:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> AttributeSchema:
-        """Rebuilds what `to_json` wrote. Raises SchemaError for fields that are missing or unknown."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        """Rebuilds what `to_json` wrote. Raises SchemaError for anything else."""
         try:
-            return cls(**fields)
-        except TypeError as error:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+            schema = cls(**fields)
+        except (TypeError, AttributeError) as error:
             raise SchemaError(f"not an attribute schema: {error}") from error
+        schema._check_types()
+        return schema
+
+    def _check_types(self) -> None:
+        """Holds what came from a file against the annotations: no constructor does."""
+        names = (self.attributes, self.groups, self.phrases, self.exclusive_groups)
+        lists = all(isinstance(values, tuple) for values in (*names, self.group_of))
+        if not (
+            lists
+            and all(isinstance(name, str) for name in (self.name, *itertools.chain(*names)))
+            and all(type(group) is int for group in self.group_of)
+            and isinstance(self.hue_sensitive, bool)
+        ):
+            raise SchemaError("not an attribute schema: expected lists of names, of phrases and of positions")
 
     @property
     def fingerprint(self) -> str:

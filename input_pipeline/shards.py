@@ -25,12 +25,22 @@ EXAMPLES_PER_SHARD, MAX_SHARDS = 4096, 256
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One ArrayRecord file: its name, how many records and bytes it holds, and its SHA-256."""
+    """One ArrayRecord file: its name, how many records and bytes it holds, and its SHA-256.
+
+    Raises:
+      ValueError: a name that leads elsewhere, or no counts, as a wrong manifest may have them.
+    """
 
     file: str
     records: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        texts = isinstance(self.file, str) and isinstance(self.sha256, str)
+        counts = all(type(count) is int and count >= 0 for count in (self.records, self.bytes))
+        if not (texts and counts and Path(self.file).name == self.file):
+            raise ValueError(f"no shard: {self}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,12 @@ def test_a_module_s_section_takes_none_default_or_its_own_keys():
 
 
 @pytest.mark.parametrize(
-    "spec", ["configs/scenes.py:quickstart", "configs/celeba.py:small", "configs/celeba.py:laptop"]
+    "spec",
+    [
+        "configs/scenes.py:quickstart",
+        *("configs/celeba.py:small", "configs/celeba.py:laptop"),
+        *(f"configs/cub.py:{name}" for name in ("small", "small_official", "baseline", "full")),
+    ],
 )
 def test_shipped_configs_resolve(spec):
     assert config_lib.load(spec).is_locked

@@ -11,6 +11,8 @@ from input_pipeline.cub_lists import CERTAINTIES
 from input_pipeline.cub_schema import SCHEMA
 
 FORMS = ("archive", "unpacked", "inner")
+LABELS = "attributes/image_attribute_labels.txt"
+RATES = "attributes/class_attribute_labels_continuous.txt"
 
 
 class OfficialCub:
@@ -49,10 +51,8 @@ class OfficialCub:
             **{n: [f"{i} {v}" for i, v in zip(self.ids, rows, strict=True)] for n, rows in per_image.items()},
             "classes.txt": numbered(self.class_names),
             "attributes/certainties.txt": numbered(CERTAINTIES),
-            "attributes/class_attribute_labels_continuous.txt": [
-                " ".join(map(str, row)) for row in self.percentages
-            ],
-            "attributes/image_attribute_labels.txt": self.label_lines(),
+            RATES: [" ".join(map(str, row)) for row in self.percentages],
+            LABELS: self.label_lines(),
             "attributes.txt": numbered(SCHEMA.attributes),
         }
 

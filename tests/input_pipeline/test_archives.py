@@ -29,8 +29,8 @@ def write_zip(path, files=None, change=None):
     return path
 
 
-def write_tar(path, mode, members=None):
-    with tarfile.open(path, mode) as archive:
+def write_tar(path, mode, members=None, form=tarfile.DEFAULT_FORMAT):
+    with tarfile.open(path, mode, format=form) as archive:
         for name, data in (FILES if members is None else members).items():
             info = tarfile.TarInfo(name)
             info.size = len(data)

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from edits import DEPTHS, complaint, edited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_folder import CELL, OfficialFolder, table_text
@@ -14,7 +15,8 @@ from official_folder import CELL, OfficialFolder, table_text
 from input_pipeline import folder_table
 from input_pipeline.errors import DataError
 from input_pipeline.folder_files import open_official
-from input_pipeline.folder_rows import SPLITS
+from input_pipeline.folder_rows import SPLITS, Wrong, convert
+from input_pipeline.folder_schema import read_header
 from input_pipeline.folder_table import read_head, read_table
 
 CODES = [[1, 0, 2], [0, 1, 2], [2, 2, 1], [1, 1, 1], [0, 0, 0]]
@@ -131,12 +133,18 @@ def test_no_table_and_no_folder(tmp_path):
         open_official(tmp_path / "absent")
 
 
+def longer_but_no_later(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    os.utime(path, (1, 1))
+
+
 def test_the_fingerprint_notices_every_change(mine):
     seen = {open_official(mine.write()).fingerprint}
     os.utime(mine.folder / "a.jpg", (1, 1))
     for change in (
         lambda: None,
         lambda: os.utime(mine.folder / "b.png", (1, 1)),
+        lambda: longer_but_no_later(mine.folder / "b.png"),
         lambda: (mine.folder / "attributes.csv").write_bytes(table_text([mine.header, *mine.rows[::-1]])),
         lambda: (mine.folder / "schema.yaml").write_text("name: a"),
     ):
@@ -172,9 +180,9 @@ def test_links_may_lead_about_in_the_folder_and_not_out_of_it(mine, tmp_path):
 
 def test_missing_images_are_counted_and_the_first_is_named(mine):
     folder = mine.write()
-    (folder / "b.png").rename(folder / "B.png")
+    (folder / "b.png").rename(folder / "B.PNG")
     (folder / "deep" / "f.JPG").unlink()
-    match = r"line 3: there is no image .*/b\.png; did you mean 'B\.png'\? \(2 of 5 images are missing\)"
+    match = r"line 3: there is no image .*/b\.png; did you mean 'B\.PNG'\? \(2 of 5 images are missing\)"
     with pytest.raises(DataError, match=match):
         open_official(folder)
 
@@ -200,6 +208,15 @@ FAULTS = {
         HEADER + "a.jpg,test,1,1\nb.png,test,1,1\n\n./a.jpg,test,0,1\n",
         r"line 5: 'a\.jpg' has a row on line 2 already",
     ),
+    "twice, two of them": (
+        HEADER + "a.jpg,test,1,1\nb.png,test,1,1\nb.png,test,1,1\na.jpg,test,0,1\n",
+        r"line 4: 'b\.png' has a row on line 3 already",
+    ),
+    "an odd split further down": (
+        HEADER + "a.jpg,train,1,1\nb.png,tarin,1,1\n",
+        "line 3: there is no split 'tarin'",
+    ),
+    "paths alone": ("path\na.jpg\n", "line 1: expected a column for each attribute, found only path"),
     "an odd split": (HEADER + "a.jpg,tarin,1,1\n", "line 2: there is no split 'tarin'; did you mean 'train'"),
     "no split": (HEADER + "a.jpg,,1,1\n", "line 2: there is no split ''; there are 'train', 'validation'"),
     "no path": (HEADER + ",train,1,1\n", "line 2: the path '' is empty"),
@@ -259,6 +276,36 @@ def test_a_fault_beyond_the_first_block(tmp_path, monkeypatch):
         read_table(tmp_path / "t.csv", read_head(tmp_path / "t.csv"))
 
 
+PARTS = st.sampled_from(
+    ["a", "b.jpg", "c.JPG", "d.gif", "", ".", "..", "/", "\\", "C:", "\n", "\0", "\t", ".x", "é"]
+)
+
+
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_paths_are_the_same_looked_at_one_by_one_and_all_at_once(examples):
+    """The images beside it decide nothing about an image's name."""
+
+    def normal(keys):
+        block = convert([[key, "1"] for key in keys], read_header("", ["path", "a"]))
+        return block.keys
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.lists(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=3))
+    def check(keys):
+        try:
+            alone = [normal([key])[0] for key in keys]
+        except Wrong:
+            with pytest.raises(Wrong):
+                normal(["e.jpg", *keys])
+        else:
+            assert normal(["e.jpg", *keys]) == ["e.jpg", *alone]
+            assert all("." not in key.split("/") for key in alone)
+            assert not any(sign in key for key in alone for sign in ("//", "\\", "\0", "\t", "\n"))
+            assert not any(key[1:2] == ":" for key in alone)
+
+    check()
+
+
 TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6)
 CAPTION = st.text(st.sampled_from("ab,;\t\"'é\n ")).map(str.strip)
 
@@ -308,30 +355,24 @@ def changed(tmp_path_factory):
     return mine.folder, (mine.folder / "attributes.csv").read_bytes()
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.data())
-def test_any_change_reads_or_is_one_line_that_says_where(changed, data):
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_any_change_reads_or_is_one_line_that_says_where(changed, examples):
     folder, text = changed
-    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
-    lines = text.splitlines(keepends=True)
-    line = data.draw(st.integers(0, len(lines) - 1))
-    inserted = data.draw(st.one_of(st.sampled_from([*lines, b""]), st.binary(max_size=3), INSERTED))
-    cut = data.draw(st.sampled_from([start, end, min(end, start + 1)]))
-    without_line = b"".join([*lines[:line], inserted, *lines[line + 1 :]])
-    table = data.draw(st.sampled_from([text[:start] + inserted + text[cut:], without_line]))
     path = folder / "attributes.csv"
-    path.write_bytes(table)
-    try:
+
+    def read():
         official = open_official(folder)
         assert official.codes.shape == (len(official.keys), official.schema.num_attributes)
         assert sum(map(len, official.splits.values())) == len(official.keys)
-    except DataError as error:
-        says_where(error, path)
 
+    @settings(max_examples=examples, deadline=None)
+    @given(edited(text))
+    def check(table):
+        path.write_bytes(table)
+        message = complaint(read)
+        if message is not None:
+            number = re.match(rf"{re.escape(str(path))}, line (\d+)", message)
+            assert number, message
+            assert 1 <= int(number[1]) <= 1 + table.count(b"\n") + table.count(b"\r")
 
-def says_where(error, path):
-    assert re.match(rf"{re.escape(str(path))}, line \d+", str(error))
-    assert "\n" not in str(error)
-
-
-INSERTED = st.text('",;\t\r\n\x0001x-/.é ', max_size=4).map(str.encode)
+    check()

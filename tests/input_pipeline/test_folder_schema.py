@@ -1,6 +1,9 @@
 """Headers, rows of groups and schema.yaml: right ones make the schema, wrong ones are one line."""
 
+import re
+
 import pytest
+from edits import DEPTHS, complaint, edited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,20 +172,22 @@ def test_bytes_that_are_no_text(columns, tmp_path):
         make_schema(columns, None, tmp_path / "schema.yaml")
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_any_change_to_schema_yaml_reads_or_is_one_line(tmp_path_factory, data):
-    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(SCHEMA))] * 2)))
-    inserted = data.draw(st.text("[]{}:&*!-\n\t\\\"' ,redx\x00é", max_size=5))
-    cut = data.draw(st.sampled_from([start, end, min(end, start + 3)]))
-    columns, folder = read_header("", HEADER), tmp_path_factory.getbasetemp()
-    try:
-        schema = described(folder, columns, SCHEMA[:start] + inserted + SCHEMA[cut:])
-        assert schema.attributes == columns.attribute_names
-    except DataError as error:
-        says_where(error, folder / "schema.yaml")
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_any_change_to_schema_yaml_reads_or_is_one_line(tmp_path, examples):
+    columns, path = read_header("", HEADER), tmp_path / "schema.yaml"
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.one_of(edited(SCHEMA.encode()), st.text(YAML).map(str.encode)))
+    def check(text):
+        path.write_bytes(text)
+        message = complaint(make_schema, columns, None, path)
+        if message is not None:
+            number = re.match(rf"{re.escape(str(path))}, line (\d+)", message)
+            assert number, message
+            assert 1 <= int(number[1]) <= 1 + len(text.decode("utf-8", "replace").splitlines())
+
+    check()
 
 
-def says_where(error, path):
-    assert str(error).startswith(f"{path}, line ")
-    assert "\n" not in str(error)
+# Characters that mean something in YAML.
+YAML = "[]{}:&*!-#|>%@`,\n\t\"' redx0\x00é"

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from edits import DEPTHS, edited_json
+from hypothesis import given, settings
 
 from input_pipeline.schema import AttributeSchema, SchemaError
 
@@ -49,6 +51,23 @@ def test_json_and_back():
     assert AttributeSchema.from_json(json.loads(json.dumps(toys.to_json()))) == toys
     with pytest.raises(SchemaError, match="colours"):
         AttributeSchema.from_json(toys.to_json() | {"colours": 3})
+
+
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_any_record_is_a_schema_or_refused(examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(edited_json([schema(exclusive_groups=("shape",)).to_json()]))
+    def check(data):
+        for record in json.loads(data):
+            try:
+                found = AttributeSchema.from_json(record)
+            except SchemaError:
+                continue
+            assert found == AttributeSchema.from_json(json.loads(json.dumps(found.to_json())))
+            assert sum(map(len, found.members)) == found.num_attributes
+            assert all(isinstance(text, str) for text in (*found.attributes, *found.phrases))
+
+    check()
 
 
 def test_the_fingerprint_notices_order_names_and_grouping():
