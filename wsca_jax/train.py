@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ from wsca_jax.evaluate import Evaluator
 from wsca_jax.metrics import Results
 from wsca_jax.preemption import Preemption
 from wsca_jax.report.records import REPORT_FILE
-from wsca_jax.timing import Stopwatch
-from wsca_jax.writers import Progress, RunWriter
+from wsca_jax.timing import DataWait, Stopwatch
+from wsca_jax.writers import Progress, RunWriter, format_share
 
 # How many steps the host may be ahead of the device. Reading a report this old never makes the device wait.
 STEPS_AHEAD = 2
@@ -93,8 +94,10 @@ def train(
     if jax.process_index() == 0:
         print(report.format_results(finished.results))
         if first < run.schedule.total:
-            page = report.write(workdir, describe(run, sources, finished, first, clock, command))
-            print(f"\nReport: {page}\nFigures: {workdir / REPORT_FILE}")
+            described = describe(run, sources, finished, first, clock, command)
+            page = report.write(workdir, described)
+            print(f"\nWaited for data: {format_share(described.data_wait)} of step time")
+            print(f"Report: {page}\nFigures: {workdir / REPORT_FILE}")
     return finished.results
 
 
@@ -258,6 +261,7 @@ class Watch:
         self.skipped_examples = 0
         self._run, self._source, self._tools = run, source, tools
         self._pending: deque[Taken] = deque()
+        self._data_wait, self._waited = DataWait(tools.clock), math.nan
 
     def add(self, taken: Taken) -> None:
         """Counts skipped examples and looks at the steps that are old enough."""
@@ -303,8 +307,11 @@ class Watch:
 
     def _look(self, taken: Taken) -> None:
         step = jax.device_get(taken.report)
-        self._tools.progress.advance(taken.number, float(step.examples), float(step.loss))
-        if taken.number % self._run.config.train.log_every == 0:
+        logged = taken.number % self._run.config.train.log_every == 0
+        if logged:
+            self._waited = self._data_wait.since_last()
+        self._tools.progress.advance(taken.number, float(step.examples), float(step.loss), self._waited)
+        if logged:
             self._log(taken.number, step)
         if not step.finite:
             self._tools.progress.note(f"step {taken.number}: loss or gradient not finite, step skipped")
@@ -316,8 +323,8 @@ class Watch:
         values |= {f"weight/{name}": value for name, value in step.weights.items()} | dict(step.gauges)
         scalars = ("loss", "grad_norm", "learning_rate", "skipped")
         values |= {name: getattr(step, name) for name in scalars}
-        rate = self._tools.progress.images_per_second
-        self._tools.writer.write(number, "train", values, {"images_per_second": rate})
+        time = {"images_per_second": self._tools.progress.images_per_second, "data_wait": self._waited}
+        self._tools.writer.write(number, "train", values, time)
 
     def _count_skipped(self, taken: Taken) -> None:
         skipped = taken.batch.index[(taken.batch.weight == 0) & (taken.batch.index >= 0)]

@@ -14,7 +14,7 @@ from wsca_jax.report.charts import loss_chart, map_chart, series, share_chart
 from wsca_jax.report.records import TrainingReport
 from wsca_jax.report.style import CSS, SCRIPT
 from wsca_jax.report.tables import describe_worst_group
-from wsca_jax.writers import Row, format_seconds
+from wsca_jax.writers import Row, format_seconds, format_share
 
 TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 TIMED = {
@@ -87,6 +87,7 @@ def _header(report: TrainingReport) -> str:
 
 def _headline(report: TrainingReport) -> str:
     results, overall = report.results, report.results.overall
+    data_wait = MISSING if math.isnan(report.data_wait) else format_share(report.data_wait)
     figures = [
         ("mAP", _number(overall.mAP), f"chance {_number(overall.chance_mAP)}"),
         ("normalised mAP", _number(overall.normalised_mAP), "0 is chance, 1 is perfect"),
@@ -102,7 +103,7 @@ def _headline(report: TrainingReport) -> str:
             f"CF1 {_number(overall.class_f1)}, OF1 {_number(overall.overall_f1)}",
         ),
         ("calibration error", _number(overall.calibration_error), "0 is perfect"),
-        ("images per second", f"{report.images_per_second:,.0f}", "training steps and data"),
+        ("images per second", f"{report.images_per_second:,.0f}", f"{data_wait} of it waiting for data"),
         ("wall time", format_seconds(report.timings["total"]), f"from step {report.first_step:,}"),
     ]
     cards = "".join(
