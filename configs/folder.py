@@ -1,4 +1,4 @@
-"""Your own images: a folder D with the images and one CSV of attributes; see docs/data.md.
+"""Your own images: a folder D with the images and one CSV of attributes; see docs/data/folder.md.
 
     wsca verify --data folder --data_dir D
     wsca train --config configs/folder.py --data_dir D --workdir W

@@ -33,6 +33,11 @@ def _reading(options: Options) -> Reading:
 
 
 _FILES = FileDataSet(
-    "celeba", "CelebA", SCHEMA, celeba_files.open_official, celeba_files.fingerprint, _reading
+    "celeba",
+    "CelebA's official files",
+    SCHEMA,
+    celeba_files.open_official,
+    celeba_files.fingerprint,
+    _reading,
 )
 schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify

@@ -80,6 +80,11 @@ def _with_context(context: float, box: Box) -> Box:
 
 
 _FILES = FileDataSet(
-    "coco_attributes", "COCO Attributes", SCHEMA, _open_official, coco_files.fingerprint, _reading
+    "coco_attributes",
+    "COCO Attributes' and COCO's official files",
+    SCHEMA,
+    _open_official,
+    coco_files.fingerprint,
+    _reading,
 )
 schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify

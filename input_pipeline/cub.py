@@ -85,5 +85,7 @@ def _everything(box: Box) -> Box | None:
     return None
 
 
-_FILES = FileDataSet("cub", "CUB-200-2011", SCHEMA, _open_official, cub_files.fingerprint, _reading)
+_FILES = FileDataSet(
+    "cub", "CUB-200-2011's official files", SCHEMA, _open_official, cub_files.fingerprint, _reading
+)
 schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify

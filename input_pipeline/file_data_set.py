@@ -31,7 +31,7 @@ class FileDataSet:
 
     Attributes:
       name: its name in `SOURCES`, in the cache and in prepared data, such as "celeba".
-      title: its name in messages, such as "CelebA".
+      files: what its folder holds, for messages, such as "CelebA's official files".
       meaning: what its labels mean; or, where every folder says so itself, how to read that from one.
       open_official: reads and cross-checks the official files of a folder.
       fingerprint: hexadecimal digits that change when these files do. Quick: it reads no image.
@@ -39,7 +39,7 @@ class FileDataSet:
     """
 
     name: str
-    title: str
+    files: str
     meaning: AttributeSchema | Callable[[Path], AttributeSchema]
     open_official: Callable[[Path], Official]
     fingerprint: Callable[[Path], str]
@@ -65,12 +65,12 @@ class FileDataSet:
         Raises:
           DataError: no data, damaged data, no such split.
         """
-        folder = self.existing(data_dir)
+        folder = origin = self.existing(data_dir)
         if not prepared.is_prepared(folder):
             root = preparing.cache_root(options.cache_dir) / self.name
             entry = root / f"{self.fingerprint(folder)}-{prepared.FORMAT_VERSION}"
             folder = preparing.cached(self.open_official, folder, entry)
-        return PreparedSource(folder, split, self.schema(folder, options), self.reading(options))
+        return PreparedSource(folder, split, self.schema(folder, options), self.reading(options), origin)
 
     def prepare(self, source_dir: Path, output_dir: Path, *, shortest: int | None = None) -> Path:
         """Writes the official files as shards; see `preparing.prepare`."""
@@ -101,11 +101,10 @@ class FileDataSet:
     def existing(self, folder: Path | None) -> Path:
         """The folder. Raises DataError where there is none, or nothing in it."""
         if folder is None:
-            raise DataError(f"{self.name} is read from files: give their folder with --data_dir")
+            raise DataError(f"{self.name}: no data folder; give the one with {self.files} with --data_dir")
         if not folder.is_dir():
-            raise DataError(f"{folder}: expected a folder with {self.title}, found nothing; check --data_dir")
+            found = "a file" if folder.exists() else "nothing"
+            raise DataError(f"{folder}: expected a folder with {self.files}, found {found}; check --data_dir")
         if not any(folder.iterdir()):
-            raise DataError(
-                f"{folder}: the folder is empty; put {self.title}'s official files there or check --data_dir"
-            )
+            raise DataError(f"{folder}: the folder is empty; put {self.files} there or check --data_dir")
         return folder

@@ -53,7 +53,7 @@ def _reading(options: Options) -> Reading:
 
 _FILES = FileDataSet(
     "folder",
-    "images and a CSV",
+    "your images and a CSV of their attributes",
     folder_files.read_schema,
     _open_official,
     folder_files.fingerprint,

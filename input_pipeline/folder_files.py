@@ -176,7 +176,7 @@ def _check_images(folder: Path, path: Path, head: Head, table: Table) -> int:
         key = table.keys[missing[0]]
         raise DataError(
             f"{path}, line {line_of(path, head, missing[0])}: there is no image {folder / key}"
-            f"{_nearest_file(folder / key)} ({len(missing)} of {len(table.keys)} images are missing)"
+            f"{_nearest_file(folder, key)} ({len(missing)} of {len(table.keys)} images are missing)"
         )
     return stamp
 
@@ -226,15 +226,20 @@ def _stamp(name: str, stat: os.stat_result) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest())
 
 
-def _nearest_file(path: Path) -> str:
-    """Which file in its place comes nearest to an image that is not there, for a message."""
+def _nearest_file(folder: Path, key: str) -> str:
+    """Which file comes nearest to an image that is not there, for a message."""
+    path = folder / key
     try:
-        names = [entry.name for entry in islice(os.scandir(path.parent), 2_000)]
+        names = [entry.name for entry in islice(os.scandir(path.parent), _BATCH)]
     except OSError:
-        return "; nor its folder"
+        names = []
     same = [name for name in names if name.casefold() == path.name.casefold()]
-    near = same or difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
-    return f"; did you mean {near[0]!r}?" if near else "; put it there or remove its row"
+    near = same or difflib.get_close_matches(path.name, names[:2_000], n=1, cutoff=0.8)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    elsewhere = (name for name, _ in islice(_walk(folder), 10 * _BATCH) if name.endswith(f"/{path.name}"))
+    found = next(elsewhere, None)
+    return f"; is it {found!r}?" if found else "; put it there or remove its row"
 
 
 def _fingerprint(table: Path, description: Path, stamp: int) -> str:

@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.folder_schema import Columns, nearest
+from input_pipeline.folder_schema import SUFFIXES, Columns, nearest
 from input_pipeline.labels import ABSENT, PRESENT, UNKNOWN
 from input_pipeline.weak_labels import uniforms
 
 SPLITS = ("train", "validation", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _SPLIT_NAMES = MappingProxyType({"train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2})
 _NEWLINE = ord("\n")

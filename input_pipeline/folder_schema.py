@@ -37,6 +37,7 @@ from input_pipeline.schema import AttributeSchema
 
 DESCRIPTION_FILE = "schema.yaml"
 RESERVED = ("path", "split", "caption", "class")
+SUFFIXES = (".jpg", ".jpeg", ".png")
 DEFAULT_NAME = "folder"
 DEFAULT_GROUP = "attributes"
 
@@ -119,6 +120,11 @@ def read_header(place: str, cells: Iterable[str]) -> Columns:
 
 
 def _check_names(place: str, names: tuple[str, ...]) -> None:
+    if image := next((name for name in names if name.lower().endswith(SUFFIXES)), None):
+        raise DataError(
+            f"{place}: expected a header such as path,split,red,round, found {_short(image)}; "
+            "write one above the images"
+        )
     first: dict[str, int] = {}
     for position, name in enumerate(names, 1):
         if not name:
@@ -133,11 +139,17 @@ def _check_names(place: str, names: tuple[str, ...]) -> None:
             raise DataError(f"{place}: column {name!r}: write {name.lower()!r} in small letters")
         first[name] = position
     if "path" not in first:
-        near = difflib.get_close_matches("path", names, n=1, cutoff=0.4) or names[:1]
         raise DataError(
             f"{place}: expected a column 'path' with the images' names, found {_listed(names)}; "
-            f"if {near[0]!r} is that column, call it 'path'"
+            f"{_likely_path(names)}"
         )
+
+
+def _likely_path(names: tuple[str, ...]) -> str:
+    """What to do where no column is called `path`: another name may have been meant for it."""
+    hints = ("path", "file", "image", "img", "name")
+    likely = [n for hint in hints for n in names if hint in n.lower()]
+    return f"if {likely[0]!r} is that column, call it 'path'" if likely else "add it"
 
 
 def is_group_row(columns: Columns, cells: list[str]) -> bool:

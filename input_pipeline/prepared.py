@@ -74,6 +74,9 @@ class Reading:
 class PreparedSource:
     """Random access to one split of a prepared folder. May be read from several threads.
 
+    Args:
+      origin: what the user knows the folder by, for messages; itself where None.
+
     Attributes:
       schema: of the labels.
 
@@ -81,7 +84,9 @@ class PreparedSource:
       DataError: no such split, another data set, or a shard that is missing or of the wrong size.
     """
 
-    def __init__(self, folder: Path, split: str, schema: AttributeSchema, reading: Reading) -> None:
+    def __init__(
+        self, folder: Path, split: str, schema: AttributeSchema, reading: Reading, origin: Path | None = None
+    ) -> None:
         manifest = read_manifest(folder)
         if manifest.schema.attributes != schema.attributes:
             raise DataError(
@@ -89,6 +94,7 @@ class PreparedSource:
                 f"attributes, expected {schema.name!r} with its {schema.num_attributes}; check --data_dir"
             )
         self.schema, self._folder, self._manifest, self._reading = schema, folder, manifest, reading
+        self._origin = origin or folder
         shards = [*itertools.chain.from_iterable(manifest.splits.values())]
         self._ends = [*itertools.accumulate(shard.records for shard in shards)]
         self._index, self._examples = Index(folder), self._ends[-1] if shards else 0
@@ -167,7 +173,7 @@ class PreparedSource:
         if splitting is not None:
             return self._other_split(splitting, split)
         if split not in splits:
-            raise DataError(f"{self._folder}: there is no split {split!r}; it holds {', '.join(splits)}")
+            raise DataError(f"{self._origin}: there is no split {split!r}; it holds {', '.join(splits)}")
         start = 0
         for name, shards in splits.items():
             count = sum(shard.records for shard in shards)

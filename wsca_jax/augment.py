@@ -76,16 +76,18 @@ def for_schema(options: Options, schema: AttributeSchema) -> Options:
     that is still labelled red; where one depends on sides (`schema.side_sensitive`), a mirrored car would
     still be labelled as facing left.
     """
-    wrong = {"hue": schema.hue_sensitive, "flip_probability": schema.side_sensitive}
-    wrong_here = [name for name, harmful in wrong.items() if harmful and getattr(options, name) > 0.0]
-    for name in wrong_here:
-        _LOGGER.info(
-            "augmentation: %s %g is switched off, because it would make labels of %s wrong",
-            name,
-            getattr(options, name),
-            schema.name,
-        )
-    return dataclasses.replace(options, **dict.fromkeys(wrong_here, 0.0))
+    safe = dataclasses.replace(
+        options,
+        hue=0.0 if schema.hue_sensitive else options.hue,
+        flip_probability=0.0 if schema.side_sensitive else options.flip_probability,
+    )
+    for name in ("hue", "flip_probability"):
+        if getattr(safe, name) != getattr(options, name):
+            found = getattr(options, name)
+            _LOGGER.info(
+                "augmentation: %s %g is switched off, it makes labels of %s wrong", name, found, schema.name
+            )
+    return safe
 
 
 def augment(batch: AttributeBatch, rng: jax.Array, options: Options) -> AttributeBatch:

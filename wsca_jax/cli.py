@@ -6,6 +6,7 @@ Nothing heavy is imported until a command needs it, so that --help answers at on
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest != overrides or (overrides and not hasattr(options, "config")):
         strange = next(word for word in rest if word not in overrides or not hasattr(options, "config"))
         parser.error(f"unrecognised argument {strange!r}; overrides read --config.key=value")
+    logging.basicConfig(format="%(message)s")  # a warning is a line for the user, not for a log
     try:
         options.run(options, overrides)
     except WscaError as error:

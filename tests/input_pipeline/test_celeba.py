@@ -354,7 +354,9 @@ def test_text_that_is_no_text(official, cache):
 
 def test_no_folder_an_empty_one_and_none_at_all(tmp_path, cache):
     assert_one_line(
-        tmp_path / "absent", "expected a folder with CelebA, found nothing; check --data_dir", cache
+        tmp_path / "absent",
+        "expected a folder with CelebA's official files, found nothing; check --data_dir",
+        cache,
     )
     (tmp_path / "empty").mkdir()
     assert_one_line(tmp_path / "empty", "the folder is empty", cache)

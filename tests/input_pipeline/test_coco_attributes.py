@@ -9,6 +9,7 @@ from official_coco import HEIGHT, WIDTH, OfficialCoco
 from input_pipeline import coco_attributes
 from input_pipeline.errors import DataError
 from input_pipeline.images import Box, ImageOptions, decode, image_shape, load
+from wsca_jax import cli
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +117,24 @@ def test_wrong_settings_are_one_line():
             coco_attributes.Options(context=context)
     with pytest.raises(DataError, match="negative <= positive"):
         coco_attributes.Options(positive=0.2, negative=0.4)
+
+
+@pytest.mark.slow
+def test_prepare_verify_train_and_evaluate_on_the_command_line(coco, tmp_path):
+    shards, workdir = tmp_path / "shards", tmp_path / "run"
+    data = ("--data", "coco_attributes", "--data_dir")
+    assert cli.main(["prepare", *data, str(coco.write()), "--output", str(shards), "--resize", "16"]) == 0
+    assert cli.main(["verify", *data, str(shards)]) == 0
+    small = (
+        *("trunk.width=8", "hidden_size=16", "attr_dim=8"),
+        *("images.size=16", "options.positive=0.6", "options.negative=0.4"),
+        *("batch_size=8", "epochs=3", "batch_size=8"),
+    )
+    sections = ("model",) * 3 + ("data",) * 3 + ("train",) * 2 + ("evaluation",)
+    settings = [f"--config.{section}.{key}" for section, key in zip(sections, small, strict=True)]
+    config = ["--config", "configs/coco_attributes.py:small", "--data_dir", str(shards)]
+    assert cli.main(["train", *config, "--workdir", str(workdir), *settings]) == 0
+    assert cli.main(["evaluate", "--workdir", str(workdir), "--split", "test"]) == 0
+    figures = json.loads((workdir / "evaluation_test.json").read_text())
+    assert figures["truth"] == "votes on each object: present from a share of 0.6, absent below 0.4"
+    assert figures["results"]["examples"] == len(opened(shards, "test"))

@@ -55,7 +55,7 @@ def test_the_schema_is_the_folders_before_and_after_preparing(mine, tmp_path):
 def test_the_schema_is_read_without_a_look_at_the_images(mine):
     mine.images = {}
     assert folder.schema(mine.write(), OPTIONS).attributes == ("red", "round", "light_blue")
-    with pytest.raises(DataError, match="folder is read from files: give their folder with --data_dir"):
+    with pytest.raises(DataError, match="no data folder; give the one with your images and a CSV"):
         folder.schema(None, OPTIONS)
 
 
