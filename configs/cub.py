@@ -23,10 +23,10 @@ Last step, test images, seed 0. In brackets a plain PyTorch ResNet-18 of the sam
     ranked better than by chance, and decided no better than that.
     cost: 16 and 12 minutes, PyTorch 10, on one core of a busy machine, at 15 to 40 images a second
 
-The figures are of the classes 001 to 050, images of at most 160 pixels, without labels of single images. So the
-truth is the classes' rates (present from 0.6, absent up to 0.4, unknown between), in evaluation, too, and mAP
-is of the attributes that some species of the split has: 81 of 312 for small, 135 for small_official. Where
-image_attribute_labels.txt is there, evaluation sees each image's own labels, and other figures come of it.
+The figures are of the classes 001 to 050, images of at most 160 pixels, without labels of single images. So
+the truth is the classes' rates (present from 0.6, absent up to 0.4, unknown between), in evaluation, too, and
+mAP is of the attributes that some species of the split has: 81 of 312 for small, 135 for small_official. With
+image_attribute_labels.txt evaluation sees each image's own labels, and other figures come of it.
 
 On an accelerator, none of them measured yet:
 
