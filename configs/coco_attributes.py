@@ -1,4 +1,4 @@
-"""COCO Attributes: 204 attributes of people, animals and objects, in six groups; see docs/data/coco_attributes.md.
+"""COCO Attributes: 204 attributes of objects, in six groups; see docs/data/coco_attributes.md.
 
     wsca prepare --data coco_attributes --data_dir D --output P --resize 256
     wsca train --config configs/coco_attributes.py:baseline --data_dir P --workdir W

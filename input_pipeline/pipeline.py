@@ -78,7 +78,7 @@ def train_batches(
         raise DataError(f"start_step must be 0 or more, found {start_step}")
     piece = batch_size // shards
     order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
-    rates = _class_rates(source, weak_labels)
+    rates = class_rates(source, weak_labels)
     reader = _Reader(source, images, weak_labels, text, True, allow_corrupt, rates)
 
     def build(step: int) -> AttributeBatch:
@@ -114,7 +114,7 @@ def eval_batches(
     """
     _check(source, batch_size, shard, shards)
     piece = batch_size // shards
-    rates = _class_rates(source, hidden_by)
+    rates = class_rates(source, hidden_by)
     reader = _Reader(source, images, None, text, captions, allow_corrupt, rates, hidden_by)
 
     def build(step: int) -> AttributeBatch:
@@ -141,8 +141,12 @@ def _check(source: Source, batch_size: int, shard: int, shards: int) -> None:
         raise DataError(f"shard must lie in 0..{shards - 1}, found {shard}")
 
 
-def _class_rates(source: Source, weak_labels: WeakLabels | None) -> ClassRates | None:
-    """What the source knows of its examples' classes, where the protocol asks for it."""
+def class_rates(source: Source, weak_labels: WeakLabels | None) -> ClassRates | None:
+    """What the source knows of its examples' classes, where the protocol asks for it.
+
+    Raises:
+      DataError: it asks, and the examples have none.
+    """
     if weak_labels is None or not weak_labels.class_level:
         return None
     found = source.class_rates if isinstance(source, SourceWithClasses) else None

@@ -120,6 +120,11 @@ def _folder(config: ConfigDict) -> Path | None:
     return Path(config.data.dir) if config.data.dir else None
 
 
+def check_protocol(config: ConfigDict, source: Source) -> None:
+    """Raises DataError where the training split lacks what its weak labels are made of."""
+    pipeline.class_rates(source, WeakLabels(**config.weak_labels))
+
+
 def caption_words(config: ConfigDict, source: Source) -> tuple[str, ...]:
     """What a run that begins now adds to its vocabulary, where it reads the data set's captions."""
     if config.data.text.captions != "source" or not isinstance(source, SourceWithCaptions):

@@ -80,6 +80,7 @@ def train(
     """
     clock = Stopwatch(("compile", "data_wait", "step", "checkpoint", "evaluation"))
     sources = Sources(assembly.open_source(config, "train"), assembly.open_source(config, "validation"))
+    assembly.check_protocol(config, sources.train)
     words = vocabulary_words(config, sources.train, workdir)
     run = assembly.build(config, sources.train.schema, len(sources.train), words)
     keep_record(run, workdir, accept_changes)

@@ -184,6 +184,12 @@ def test_training_without_training_images_is_one_line(mine, tmp_path, capsys):
     expect_one_line(capsys, train(mine.write(), tmp_path / "run", 1), "no split 'train'", "it holds test")
 
 
+def test_class_labels_without_classes_are_one_line_before_anything_is_compiled(mine, tmp_path, capsys):
+    wanted = "--config.weak_labels.class_level=True"
+    expect_one_line(capsys, train(mine.write(), tmp_path / "run", 1, wanted), "examples with classes")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_captions_keep_their_ids_in_other_data(mine, tmp_path):
     """A run's words are those of its own training captions, whatever it is measured on later."""
