@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from input_pipeline import SOURCES, pipeline
 from input_pipeline import text as texts
 from input_pipeline.batch import AttributeBatch, Source, SourceWithCaptions, blank_batch
+from input_pipeline.errors import DataError
 from input_pipeline.images import ImageOptions
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.text import Text, TextOptions
@@ -126,9 +127,18 @@ def check_protocol(config: ConfigDict, source: Source) -> None:
 
 
 def caption_words(config: ConfigDict, source: Source) -> tuple[str, ...]:
-    """What a run that begins now adds to its vocabulary, where it reads the data set's captions."""
+    """What a run that begins now adds to its vocabulary, where it reads the data set's captions.
+
+    Raises:
+      DataError: it is to read captions, and there are none.
+    """
     if config.data.text.captions != "source" or not isinstance(source, SourceWithCaptions):
         return ()
+    if not source.caption_words:
+        raise DataError(
+            f"{source.schema.name}: data.text.captions is 'source', but no training image has a caption; "
+            "choose phrases or none, or add captions"
+        )
     return source.caption_words
 
 

@@ -184,9 +184,15 @@ def test_training_without_training_images_is_one_line(mine, tmp_path, capsys):
     expect_one_line(capsys, train(mine.write(), tmp_path / "run", 1), "no split 'train'", "it holds test")
 
 
-def test_class_labels_without_classes_are_one_line_before_anything_is_compiled(mine, tmp_path, capsys):
-    wanted = "--config.weak_labels.class_level=True"
-    expect_one_line(capsys, train(mine.write(), tmp_path / "run", 1, wanted), "examples with classes")
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("--config.weak_labels.class_level=True", "needs examples with classes"),
+        ("--config.data.text.captions=source", "no training image has a caption"),
+    ],
+)
+def test_what_the_data_lacks_is_one_line_before_anything_is_compiled(mine, tmp_path, capsys, wanted, message):
+    expect_one_line(capsys, train(mine.write(), tmp_path / "run", 1, wanted), message)
     assert not (tmp_path / "run").exists()
 
 
