@@ -50,7 +50,7 @@ def train(config, source, jitter) -> torch.nn.Module:
     )
     steps = assembly.make_schedule(config, len(source)).total
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, steps, pct_start=max(recipe.warmup_fraction, 1 / steps)
+        optimizer, recipe.learning_rate, steps, pct_start=max(recipe.warmup_fraction, 2 / steps)
     )
     batches = assembly.train_batches(config, assembly.make_text(config, source.schema), source, 0)
     for step, batch in zip(range(steps), batches, strict=False):

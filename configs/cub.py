@@ -1,6 +1,37 @@
-"""CUB-200-2011: 312 attributes of birds in three groups, learnt from labels of species.
+"""CUB-200-2011: 312 attributes of birds in three groups, learnt from labels of species; see docs/data/cub.md.
 
-wsca train --config configs/cub.py:small --data_dir D --workdir W
+    wsca train --config configs/cub.py:small --data_dir D --workdir W
+    wsca evaluate --workdir W --split test
+
+On a laptop:
+
+small: ResNet-18 of half width from scratch, 96 px, 12 epochs, each image cut to its bird. Half of the species
+    are for training, a quarter for validation, a quarter for testing: measured is whether attributes are
+    recognised in species never seen.
+small_official: the same on the official split, where every species is in training: species are recognised,
+    and their attributes with them.
+
+Last step, test images, seed 0. In brackets a plain PyTorch ResNet-18 of the same width on the same batches
+(AdamW, one-cycle, flips), by
+    python benchmarks/torch_reference.py --config configs/cub.py:small --data_dir D --split test
+
+                    test images, species  chance mAP  mAP            mean accuracy  macro F1
+    small           592, 13 unseen        0.216       0.381 (0.378)  0.944 (0.945)  0.243 (0.227)
+    small_official  695, 50 seen          0.141       0.603 (0.523)  0.971 (0.968)  0.454 (0.373)
+
+    To call everything absent has a mean accuracy of 0.944 and 0.939. So on unseen species attributes are
+    ranked better than by chance, and decided no better than that.
+    cost: 16 and 12 minutes, PyTorch 10, on one core of a busy machine, at 15 to 40 images a second
+
+The figures are of the classes 001 to 050, images of at most 160 pixels, without labels of single images. So
+the truth is the classes' rates (present from 0.6, absent up to 0.4, unknown between), in evaluation, too, and
+mAP is of the attributes that some species of the split has: 81 of 312 for small, 135 for small_official. With
+image_attribute_labels.txt evaluation sees each image's own labels, and other figures come of it.
+
+On an accelerator, none of them measured yet:
+
+baseline: ResNet-50, 224 px, 60 epochs, bfloat16, no modules.
+full: the same with every module.
 """
 
 from ml_collections import ConfigDict

@@ -12,6 +12,14 @@ For a quick look at many images: --config.train.epochs=5.
 
 With few images, begin from torchvision's or timm's weights of the same depth:
     --config.model.pretrained=resnet18.safetensors --config.data.images.size=128
+
+Measured on 2,195 photographs of 50 species of birds with 23 attributes: CUB-200-2011's classes 001 to 050,
+each image labelled like its species, 13 % of the cells empty, where a species is divided. For training are
+1,346 images, 154 for validation, 695 of the same species for testing; figures on these, last step, seed 0:
+
+small with --config.train.epochs=12: mAP 0.799 (chance 0.440), mean accuracy 0.766 (0.625 for the commoner
+    value of each attribute), macro F1 0.686
+    cost: 27 minutes for 16,000 images at a quarter of one core, 2 of them to compile
 """
 
 from ml_collections import ConfigDict

@@ -119,6 +119,7 @@ class AttributeSchema:
             and all(isinstance(name, str) for name in (self.name, *itertools.chain(*names)))
             and all(type(group) is int for group in self.group_of)
             and isinstance(self.hue_sensitive, bool)
+            and isinstance(self.side_sensitive, bool)
         ):
             raise SchemaError("not an attribute schema: expected lists of names, of phrases and of positions")
 

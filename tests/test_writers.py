@@ -170,6 +170,19 @@ def test_without_a_terminal_there_is_a_line_now_and_then():
     assert len(lines) == 4
 
 
+@pytest.mark.parametrize(
+    ("images", "epochs", "last"),
+    [(1346, 12.0, "12/12"), (1331, 25.0, "25/25"), (320, 2.5, "3/3"), (320, 0.5, "1/1")],
+)
+def test_a_run_has_the_epochs_it_was_asked_for(images, epochs, last):
+    """Also where they are no whole number of steps."""
+    per_epoch, stream = images / 32, io.StringIO()
+    total = round(epochs * per_epoch)
+    with Progress(total=total, start=total - 1, steps_per_epoch=per_epoch, stream=stream) as progress:
+        progress.advance(total, images=32, loss=0.5)
+    assert f"step {total}/{total}, epoch {last}, loss" in stream.getvalue()
+
+
 def test_on_a_terminal_there_is_one_bar():
     stream = Terminal()
     run_progress(stream)

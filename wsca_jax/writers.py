@@ -300,7 +300,8 @@ class Progress:
     def _epoch(self) -> str:
         if not self._steps_per_epoch:
             return ""
-        last = max(1, math.ceil(self._total / self._steps_per_epoch - 1e-9))
+        # A run of whole epochs is rounded to steps, by half a step at most.
+        last = max(1, math.ceil((self._total - 0.5) / self._steps_per_epoch))
         now = min(last, int((self._step - 1) / self._steps_per_epoch) + 1) if self._step else 1
         return f"epoch {now}/{last}"
 

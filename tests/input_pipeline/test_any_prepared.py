@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,10 +50,58 @@ def test_any_manifest_is_read_or_named(folder, examples):
     check()
 
 
+ODD_MANIFESTS = [
+    *(
+        (("splits", "train", 0, key), odd)
+        for key in ("records", "bytes")
+        for odd in (None, "4", -1, 1.5, True)
+    ),
+    *((("splits", "train", 0, "file"), odd) for odd in (None, "../elsewhere", "/etc/passwd", 3)),
+    *((("schema", "group_of", 0), odd) for odd in ("x", 0.5, None)),
+    *((("schema", "attributes"), odd) for odd in (None, "x" * 312, [1] * 312)),
+    *((("splits",), odd) for odd in ([], {"train": 3}, {"train": [[]]})),
+]
+
+
+@pytest.mark.parametrize(("path", "odd"), ODD_MANIFESTS, ids=str)
+def test_a_manifest_with_something_odd_is_named(folder, path, odd):
+    record = json.loads((folder / MANIFEST).read_text())
+    *above, last = path
+    place = record
+    for key in above:
+        place = place[key]
+    place[last] = odd
+    (folder / MANIFEST).write_text(json.dumps(record))
+    assert complaint(read_everything, folder).startswith(f"{folder / MANIFEST}: expected a manifest")
+
+
 ODD_ARRAYS = (
     *(np.array(0), np.zeros(0), np.zeros((7, 312)), np.full(7, -1), np.full(7, 1 << 40), np.zeros((2, 2))),
     *(np.array("text"), np.array(["a"] * 7), np.full((6, 312), 7.0), np.zeros(7, bool)),
 )
+
+
+@pytest.mark.parametrize(
+    ("name", "odd", "match"),
+    [
+        ("class_of", np.full(7, 6), r"class_of to hold numbers in 0\.\.5, found 6 to 6"),
+        ("class_of", np.full(7, -1), r"class_of to hold numbers in 0\.\.5, found -1 to -1"),
+        ("class_of", np.zeros(8, np.int32), r"class_of to be i \[7\], found i \[8\]"),
+        ("class_of", np.zeros(7), r"class_of to be i \[7\], found f \[7\]"),
+        ("class_rates", np.zeros((6, 311)), r"class_rates to be f \['any', 312\], found f \[6, 311\]"),
+        (
+            "class_disjoint/train",
+            np.array([7]),
+            r"class_disjoint/train to hold numbers in 0\.\.6, found 7 to 7",
+        ),
+        ("class_disjoint/train", np.array(0), r"class_disjoint/train to be i \['any'\], found i \[\]"),
+    ],
+)
+def test_an_index_with_something_odd_is_named(folder, name, odd, match):
+    with np.load(folder / INDEX) as arrays:
+        changed = {**arrays, name: odd}
+    np.savez(folder / INDEX, **changed)
+    assert re.search(f"index.npz: expected {match}; prepare", complaint(read_everything, folder))
 
 
 @pytest.mark.parametrize("examples", DEPTHS)

@@ -1,6 +1,11 @@
 """CUB-200-2011's official files with something wrong in them: one line says what, and where."""
 
+import re
+
 import pytest
+from edits import DEPTHS, complaint, edited
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from official_cub import LABELS, RATES
 
 from input_pipeline import cub_files
@@ -164,3 +169,23 @@ def test_neither_archive_nor_folder(tmp_path):
     assert_one_line(tmp_path, "expected CUB_200_2011.tgz or the unpacked folder CUB_200_2011", "")
     (tmp_path / "CUB_200_2011.tgz").write_bytes(b"no archive")
     assert_one_line(tmp_path, "damaged", "")
+
+
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_any_edit_of_any_list_is_read_or_named(cub, examples):
+    cub.captions[f"{cub.keys[0][:-4]}.txt"] = b"a bird\nanother\n"
+    folder = cub.write()
+    valid = {name: data for name, data in cub.files().items() if name.endswith(".txt")}
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.data())
+    def check(data):
+        name = data.draw(st.sampled_from(sorted(valid)))
+        (folder / name).write_bytes(data.draw(edited(valid[name])))
+        message = complaint(cub_files.open_official, folder)
+        (folder / name).write_bytes(valid[name])
+        assert message is None or re.match(rf"{re.escape(str(folder))}/\S+\.txt, line \d+: ", message), (
+            message
+        )
+
+    check()
