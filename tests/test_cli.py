@@ -65,6 +65,8 @@ def expect_one_line(capsys, code: int, *parts: str) -> None:
         ["visualize"],
         ["prepare"],
         ["verify"],
+        ["bench"],
+        ["bench", "input"],
     ],
 )
 def test_help(words, capsys):

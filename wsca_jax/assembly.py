@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
@@ -112,8 +113,10 @@ def make_text(config: ConfigDict) -> Text:
     return texts.for_data_set(SOURCES[config.data.name], TextOptions(**config.data.text))
 
 
-def train_batches(config: ConfigDict, source: Source, start_step: int) -> Generator[AttributeBatch]:
-    """This process's rows of every global batch from `start_step` on."""
+def train_batches(
+    config: ConfigDict, source: Source, start_step: int, stop_step: int = sys.maxsize
+) -> Generator[AttributeBatch]:
+    """This process's rows of the global batches `start_step` to `stop_step`, the last one left out."""
     return pipeline.train_batches(
         source,
         images=ImageOptions(**config.data.images),
@@ -122,6 +125,7 @@ def train_batches(config: ConfigDict, source: Source, start_step: int) -> Genera
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
+        stop_step=stop_step,
         shard=jax.process_index(),
         shards=jax.process_count(),
         threads=config.data.threads,
