@@ -332,6 +332,10 @@ def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     chosen = data_set(options.data, "verify")
     found = chosen.verify(options.data_dir, chosen.Options())
     print(found)
+    if options.output is not None:
+        from wsca_jax.report import data_page
+
+        print(f"\nPage: {data_page.write(options.output, found)}")
     if not found.ok:
         raise WscaError(
             f"{options.data_dir}: {len(found.problems)} problems, listed above; restore these files"
