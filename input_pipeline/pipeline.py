@@ -52,12 +52,13 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    stop_step: int = sys.maxsize,
     shard: int = 0,
     shards: int = 1,
     threads: int = 2,
     allow_corrupt: bool = False,
 ) -> Generator[AttributeBatch]:
-    """Endless training batches of one shard, from `start_step` on.
+    """Training batches of one shard, from `start_step` on: endless, unless they are to stop.
 
     Each epoch's examples come exactly once. At most 2 * threads batches are held ready or in the making.
     Closing the iterator, or dropping it, ends its threads.
@@ -71,6 +72,7 @@ def train_batches(
         examples.
       seed: fixes order and windows.
       start_step: the first step to return; the same as skipping that many batches.
+      stop_step: the first step not to return; nothing is read for it.
       shard: which of the `shards` equal pieces of every global batch to return.
       threads: host threads, each working on a batch of its own; 0 works in the caller's thread.
       allow_corrupt: an example that cannot be read becomes a black row of weight 0 with its own index and no
@@ -94,7 +96,7 @@ def train_batches(
         indices = [int(order(epoch)[offset]) for epoch, offset in stream]
         return reader.batch(indices, piece, _crop_draws(seed, first, piece) if images.random_crop else None)
 
-    return _iterate(grain.MapDataset.range(start_step, sys.maxsize).map(build), threads)
+    return _iterate(grain.MapDataset.range(start_step, stop_step).map(build), threads)
 
 
 def eval_batches(

@@ -9,26 +9,55 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from tqdm import tqdm
 
 from input_pipeline.errors import CorruptRecordError, DataError
-from input_pipeline.images import check_complete
+from input_pipeline.images import Box, check_complete, image_shape, inside
 from input_pipeline.official import Official
 from input_pipeline.prepared import DecodeLabels, ShardReader, read_manifest
+from input_pipeline.reencode import thumbnail
+from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import Shard, file_sha256
+
+# So many examples of a split are kept to look at, and no more, however large it is.
+SHOWN = 24
 
 
 class Seen(NamedTuple):
-    """An example that was read and is whole: its name, its labels' codes, a digest of what it shows."""
+    """An example that was read and is whole: its name, its labels' codes, its encoded image and its box."""
 
     key: str
     codes: UInt8[np.ndarray, "A"]
-    digest: bytes
+    image: bytes
+    box: Box | None
+
+    @property
+    def digest(self) -> bytes:
+        """What tells an example's picture from others': several objects may lie on one image."""
+        box = None if self.box is None else [*self.box]
+        return hashlib.sha256(self.image + repr(box).encode()).digest()
 
 
 # Or one line saying what is wrong with an example, or with the shard that held it.
 Finding = Seen | str
+
+
+class Shown(NamedTuple):
+    """An example to look at.
+
+    Attributes:
+      key: its name.
+      thumbnail: a small JPEG of its whole image.
+      labels, known: uint8 and bool [A].
+      box: the object, as fractions of the image: top, left, height, width; None for the whole image.
+    """
+
+    key: str
+    thumbnail: bytes
+    labels: UInt8[np.ndarray, "A"]
+    known: Bool[np.ndarray, "A"]
+    box: tuple[float, float, float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +70,7 @@ class SplitReport:
       readable: how many were read, matched their checksum where there is one, and decoded in full.
       known_rate: for each attribute, the fraction of readable examples whose label is known; nan without any.
       positive_rate: for each attribute, the fraction of those that have it; nan without any.
+      shown: at most `SHOWN` of them, evenly spaced over the split: the same ones every time.
     """
 
     split: str
@@ -48,6 +78,7 @@ class SplitReport:
     readable: int
     known_rate: tuple[float, ...]
     positive_rate: tuple[float, ...]
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +87,14 @@ class VerifyReport:
 
     Attributes:
       path: the folder.
-      attributes: their names.
+      schema: what the labels mean.
       splits: what each split holds.
       problems: one line for each damaged file, record or image.
       repeated: one line for each image that stands in two splits: what is measured on it means little.
     """
 
     path: Path
-    attributes: tuple[str, ...]
+    schema: AttributeSchema
     splits: tuple[SplitReport, ...]
     problems: tuple[str, ...]
     repeated: tuple[str, ...] = ()
@@ -74,10 +105,10 @@ class VerifyReport:
 
     def __str__(self) -> str:
         """A table of positive and known rates, counts, and every problem, for a person to read."""
-        width = max(len(name) for name in self.attributes)
+        width = max(len(name) for name in self.schema.attributes)
         columns = [f"{s.split}{' known' * k}" for s in self.splits for k in range(1 + self._partial)]
         lines = [f"{self.path}", "", _line("present, % of known", columns, width)]
-        for i, name in enumerate(self.attributes):
+        for i, name in enumerate(self.schema.attributes):
             rates = [
                 rate
                 for s in self.splits
@@ -115,12 +146,11 @@ def verify_prepared(folder: Path, decode_labels: DecodeLabels) -> VerifyReport:
     """
     manifest = read_manifest(folder)
     counts = {split: sum(shard.records for shard in shards) for split, shards in manifest.splits.items()}
-    attributes = manifest.schema.attributes
     findings = {
-        split: _prepared_findings(folder, shards, len(attributes))
+        split: _prepared_findings(folder, shards, manifest.schema.num_attributes)
         for split, shards in manifest.splits.items()
     }
-    report = summarise(folder, attributes, counts, findings, decode_labels)
+    report = summarise(folder, manifest.schema, counts, findings, decode_labels)
     damage = _file_problems(folder, manifest.index)
     return dataclasses.replace(report, problems=(*damage, *report.problems))
 
@@ -129,12 +159,12 @@ def verify_official(official: Official, decode_labels: DecodeLabels) -> VerifyRe
     """Reads every image of official files that were opened, and so agree with each other."""
     counts = {split: len(rows) for split, rows in official.splits.items()}
     findings = {split: _official_findings(official, rows) for split, rows in official.splits.items()}
-    return summarise(official.origin, official.schema.attributes, counts, findings, decode_labels)
+    return summarise(official.origin, official.schema, counts, findings, decode_labels)
 
 
 def summarise(
     path: Path,
-    attributes: tuple[str, ...],
+    schema: AttributeSchema,
     counts: Mapping[str, int],
     findings: Mapping[str, Iterator[Finding]],
     decode_labels: DecodeLabels,
@@ -145,25 +175,43 @@ def summarise(
     reports = []
     first_seen: dict[bytes, tuple[str, str]] = {}
     for split, expected in counts.items():
-        tally = _Tally(len(attributes))
+        tally, chosen = _Tally(schema.num_attributes), _spread(expected)
         bar = tqdm(findings[split], desc=f"Verifying {split}", total=expected, unit=" images", disable=None)
-        for finding in bar:
+        for position, finding in enumerate(bar):
             if isinstance(finding, str):
                 problems.append(finding)
                 continue
-            tally.add(*decode_labels(finding.codes))
+            labels, known = decode_labels(finding.codes)
+            tally.add(labels, known)
+            if position in chosen:
+                tally.shown.append(_show(finding, labels, known))
             there, key = first_seen.setdefault(finding.digest, (split, finding.key))
             if there != split:
                 repeated.append(f"{finding.key} in {split} is the same image as {key} in {there}")
         reports.append(tally.report(split, expected))
-    return VerifyReport(path, attributes, tuple(reports), tuple(problems), tuple(repeated))
+    return VerifyReport(path, schema, tuple(reports), tuple(problems), tuple(repeated))
+
+
+def _spread(count: int) -> set[int]:
+    """At most `SHOWN` positions, evenly spaced."""
+    return {*np.linspace(0, max(count - 1, 0), min(count, SHOWN)).astype(int).tolist()}
+
+
+def _show(seen: Seen, labels: UInt8[np.ndarray, "A"], known: Bool[np.ndarray, "A"]) -> Shown:
+    height, width = image_shape(seen.image)
+    box = None
+    if seen.box is not None:
+        part = inside(seen.box, height, width)
+        box = part.top / height, part.left / width, part.height / height, part.width / width
+    return Shown(seen.key, thumbnail(seen.image), labels, known, box)
 
 
 class _Tally:
-    """Counts labels."""
+    """Counts labels, and keeps examples to look at."""
 
     def __init__(self, attributes: int) -> None:
         self.readable = 0
+        self.shown: list[Shown] = []
         self.known, self.positive = np.zeros(attributes, np.int64), np.zeros(attributes, np.int64)
 
     def add(self, labels: UInt8[np.ndarray, "A"], known: UInt8[np.ndarray, "A"]) -> None:
@@ -174,7 +222,8 @@ class _Tally:
     def report(self, split: str, expected: int) -> SplitReport:
         with np.errstate(invalid="ignore", divide="ignore"):
             known, positive = self.known / self.readable, self.positive / self.known
-        return SplitReport(split, expected, self.readable, tuple(known.tolist()), tuple(positive.tolist()))
+        rates = tuple(known.tolist()), tuple(positive.tolist())
+        return SplitReport(split, expected, self.readable, *rates, tuple(self.shown))
 
 
 def _official_findings(official: Official, rows: Int64[np.ndarray, "n"]) -> Iterator[Finding]:
@@ -183,11 +232,8 @@ def _official_findings(official: Official, rows: Int64[np.ndarray, "n"]) -> Iter
         try:
             image = official.read_image(int(row))
             check_complete(image, f"{official.origin}: image {key}")
-            yield Seen(
-                key,
-                official.codes[row],
-                _digest(image, None if official.boxes is None else official.boxes[row]),
-            )
+            box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
+            yield Seen(key, official.codes[row], image, box)
         except DataError as error:
             yield str(error)
 
@@ -219,11 +265,6 @@ def _shard_findings(reader: ShardReader, attributes: int) -> Iterator[Finding]:
             if not record.whole:
                 raise CorruptRecordError(f"{name} ({record.key}): the image is not the one prepared")
             check_complete(record.image, f"{name} ({record.key})")
-            yield Seen(record.key, record.codes, _digest(record.image, record.box))
+            yield Seen(record.key, record.codes, record.image, record.box)
         except DataError as error:
             yield str(error)
-
-
-def _digest(image: bytes, box: Sequence[int] | None) -> bytes:
-    """What tells an example's picture from others': several objects may lie on one image."""
-    return hashlib.sha256(image + repr(None if box is None else [*map(int, box)]).encode()).digest()

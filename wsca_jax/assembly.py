@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
@@ -148,9 +149,9 @@ def make_text(config: ConfigDict, schema: AttributeSchema, words: tuple[str, ...
 
 
 def train_batches(
-    config: ConfigDict, text: Text, source: Source, start_step: int
+    config: ConfigDict, text: Text, source: Source, start_step: int, stop_step: int = sys.maxsize
 ) -> Generator[AttributeBatch]:
-    """This process's rows of every global batch from `start_step` on."""
+    """This process's rows of the global batches `start_step` to `stop_step`, the last one left out."""
     return pipeline.train_batches(
         source,
         images=ImageOptions(**config.data.images),
@@ -159,6 +160,7 @@ def train_batches(
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
+        stop_step=stop_step,
         shard=jax.process_index(),
         shards=jax.process_count(),
         threads=config.data.threads,

@@ -1,4 +1,4 @@
-"""The `wsca` command: train, evaluate, sweep, compare, inspect, visualize, prepare, verify.
+"""The `wsca` command: train, evaluate, sweep, compare, inspect, visualize, prepare, verify, bench.
 
 Nothing heavy is imported until a command needs it, so that --help answers at once.
 """
@@ -53,8 +53,19 @@ Draws where the model looks for each group and attribute, the pyramid, the frequ
 routing, as far as the model has them, and a page that shows them: OUTPUT/figures.html.""",
     "prepare": """example:
   wsca prepare --data celeba --data_dir ~/celeba --output ~/prepared/celeba""",
-    "verify": """example:
-  wsca verify --data celeba --data_dir ~/prepared/celeba""",
+    "verify": """examples:
+  wsca verify --data celeba --data_dir ~/prepared/celeba
+  wsca verify --data celeba --data_dir ~/celeba --output ~/celeba_looked_at
+
+With --output, OUTPUT/verify.html shows what was found, with pictures and their labels.""",
+    "bench": """example:
+  wsca bench input --source_size 178x218""",
+    "bench input": """examples:
+  wsca bench input --source_size 178x218 --size 224
+  wsca bench input --data celeba --data_dir ~/celeba --size 64
+
+Images a second, by the clock and per core, of the input pipeline and of bare decoding and resizing of the
+same images; they take turns. Then what each part costs, the memory held and the bytes read.""",
 }
 
 
@@ -173,15 +184,41 @@ def build_parser() -> argparse.ArgumentParser:
 
     verify = _command(commands, "verify", "read everything in a data folder and check it", run_verify)
     _add_data_set(verify)
+    verify.add_argument("--output", type=Path, help="folder for a page to look at; made if absent")
+
+    bench = _command(commands, "bench", "measure speed on this machine")
+    _add_bench_input(bench.add_subparsers(title="what to measure", required=True, metavar="WHAT"))
     return parser
 
 
-def _command(commands: Any, name: str, summary: str, run: Command) -> argparse.ArgumentParser:
+def _add_bench_input(benches: Any) -> None:
+    bench = _command(benches, "input", "the input pipeline, beside bare decoding", run_bench_input, "bench ")
+    bench.add_argument("--data", metavar="NAME", help="name of the data set, such as celeba")
+    _add_data_dir(bench)
+    bench.add_argument("--split", default="train", choices=("train", "validation", "test"))
+    bench.add_argument(
+        "--source_size",
+        type=_width_and_height,
+        metavar="WxH",
+        help="instead of a data set: synthetic JPEGs of this size",
+    )
+    bench.add_argument("--size", type=_at_least_one, default=224, help="side of the results (default: 224)")
+    bench.add_argument("--batch_size", type=_at_least_one, default=64, help="(default: 64)")
+    bench.add_argument(
+        "--threads", type=_at_least_zero, nargs="+", default=(0, 1, 2), help="(default: 0 1 2)"
+    )
+    bench.add_argument("--steps", type=_at_least_one, default=8, help="batches in a turn (default: 8)")
+    bench.add_argument("--rounds", type=_at_least_one, default=7, help="turns of each (default: 7)")
+
+
+def _command(
+    commands: Any, name: str, summary: str, run: Command | None = None, group: str = ""
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=EXAMPLES[name],
+        epilog=EXAMPLES[group + name],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -196,10 +233,22 @@ def _add_data_dir(parser: argparse.ArgumentParser, note: str = "; not needed for
 
 
 def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return _at_least(1, int(text))
+
+
+def _at_least_zero(text: str) -> int:
+    return _at_least(0, int(text))
+
+
+def _at_least(least: int, number: int) -> int:
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{number} is less than {least}")
     return number
+
+
+def _width_and_height(text: str) -> tuple[int, int]:
+    width, height = (_at_least_one(side) for side in text.split("x"))
+    return width, height
 
 
 def _add_data_set(parser: argparse.ArgumentParser) -> None:
@@ -287,10 +336,32 @@ def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     chosen = data_set(options.data, "verify")
     found = chosen.verify(options.data_dir, chosen.Options())
     print(found)
+    if options.output is not None:
+        from wsca_jax.report import data_page
+
+        print(f"\nPage: {data_page.write(options.output, found)}")
     if not found.ok:
         raise WscaError(
             f"{options.data_dir}: {len(found.problems)} problems, listed above; restore these files"
         )
+
+
+def run_bench_input(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import allocator
+
+    allocator.keep_freed_memory()  # as in training
+    from wsca_jax.bench import input as bench
+
+    if (options.data is None) == (options.source_size is None):
+        raise WscaError("bench input: give either --data, the name of a data set, or --source_size")
+    settings = bench.Settings(
+        options.size, options.batch_size, tuple(sorted(options.threads)), options.steps, options.rounds
+    )
+    if options.data is not None:
+        print(bench.bench_data(options.data, options.data_dir, options.split, settings))
+    else:
+        width, height = options.source_size
+        print(bench.bench_photographs(height, width, settings))
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
         evaluators = make_evaluators(run, sources, state)
     watch = Watch(run, sources.train, tools)
     results = evaluators["validation"].run(state)[0] if first == last else None
-    with contextlib.closing(assembly.train_batches(config, run.text, sources.train, first)) as batches:
+    with contextlib.closing(assembly.train_batches(config, run.text, sources.train, first, last)) as batches:
         for number in range(first + 1, last + 1):
             with clock.part("data_wait"):
                 batch = next(batches)
