@@ -2,6 +2,7 @@
 
 import builtins
 import copyreg
+import gzip
 import io
 import operator
 import os

@@ -33,6 +33,7 @@ def prepare(folder: Path, height: int, width: int) -> Path:
     images = [_encode(photograph(height, width, seed)) for seed in range(DISTINCT)]
     rng = np.random.default_rng(0)
     official = Official(
+        data_set=SCHEMA.name,
         origin=folder,
         schema=SCHEMA,
         keys=[f"{i:06d}.jpg" for i in range(EXAMPLES)],
