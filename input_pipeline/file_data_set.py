@@ -69,10 +69,10 @@ class FileDataSet:
         Raises:
           DataError: data that cannot even be listed: nothing there, contradicting lists, an absent image.
         """
-        folder, decode = self.existing(data_dir), self.reading(options).decode_labels
+        folder, reading = self.existing(data_dir), self.reading(options)
         if prepared.is_prepared(folder):
-            return verify_prepared(folder, decode)
-        return verify_official(self.open_official(folder), decode)
+            return verify_prepared(folder, reading)
+        return verify_official(self.open_official(folder), reading)
 
     def existing(self, folder: Path | None) -> Path:
         """The folder. Raises DataError where there is none, or nothing in it."""

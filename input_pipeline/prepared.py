@@ -136,7 +136,7 @@ class PreparedSource:
 
         Published rates where there are some; else counted from the labels of the training split.
         """
-        with _open_index(self._folder) as index:
+        with open_index(self._folder) as index:
             if "class_of" not in index:
                 return None
             of = index["class_of"]
@@ -165,14 +165,14 @@ class PreparedSource:
 
 
 def _other_split(folder: Path, splitting: str, split: str) -> Int64[np.ndarray, "n"]:
-    with _open_index(folder) as index:
+    with open_index(folder) as index:
         if f"{splitting}/{split}" in index:
             return index[f"{splitting}/{split}"]
         there = ", ".join(name for name in index if name.startswith(f"{splitting}/")) or "none of that kind"
     raise DataError(f"{folder}: there is no split {splitting}/{split}; it holds {there}; {_PREPARE_AGAIN}")
 
 
-def _open_index(folder: Path) -> Any:
+def open_index(folder: Path) -> Any:
     """The arrays of `index.npz`, each read when asked for."""
     path = folder / INDEX
     try:
