@@ -88,7 +88,8 @@ def train_batches(
     piece = batch_size // shards
     order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
     rates = class_rates(source, weak_labels)
-    reader = _Reader(source, images, weak_labels, text, True, allow_corrupt, rates)
+    protocol = weak_labels if weak_labels is not None and weak_labels.changes else None
+    reader = _Reader(source, images, protocol, text, True, allow_corrupt, rates)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece

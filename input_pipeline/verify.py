@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,23 +13,27 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from tqdm import tqdm
 
+from input_pipeline.classes import ClassRates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box, check_complete, image_shape, inside
+from input_pipeline.index import Index
 from input_pipeline.official import Official
-from input_pipeline.prepared import DecodeLabels, ShardReader, read_manifest
+from input_pipeline.prepared import Manifest, Reading, ShardReader, read_manifest
 from input_pipeline.reencode import thumbnail
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import Shard, file_sha256
+
+Labels = tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]  # labels, known
 
 # So many examples of a split are kept to look at, and no more, however large it is.
 SHOWN = 24
 
 
 class Seen(NamedTuple):
-    """An example that was read and is whole: its name, its labels' codes, its encoded image and its box."""
+    """An example that was read and is whole: its name, its labels, its encoded image and its box."""
 
     key: str
-    codes: UInt8[np.ndarray, "A"]
+    labels: Labels
     image: bytes
     box: Box | None
 
@@ -138,7 +143,7 @@ def _line(name: str, cells: Sequence[str], width: int) -> str:
     return f"{name:{width}s}" + "".join(f"{cell:>18s}" for cell in cells)
 
 
-def verify_prepared(folder: Path, decode_labels: DecodeLabels) -> VerifyReport:
+def verify_prepared(folder: Path, reading: Reading) -> VerifyReport:
     """Reads all of a prepared folder: every file's SHA-256, every record, every image's SHA-256 and pixels.
 
     Raises:
@@ -146,20 +151,51 @@ def verify_prepared(folder: Path, decode_labels: DecodeLabels) -> VerifyReport:
     """
     manifest = read_manifest(folder)
     counts = {split: sum(shard.records for shard in shards) for split, shards in manifest.splits.items()}
-    findings = {
-        split: _prepared_findings(folder, shards, manifest.schema.num_attributes)
-        for split, shards in manifest.splits.items()
-    }
-    report = summarise(folder, manifest.schema, counts, findings, decode_labels)
+    labels, findings, first = _prepared_labels(folder, manifest, reading), {}, 0
+    for split, shards in manifest.splits.items():
+        findings[split] = _prepared_findings(folder, shards, first, manifest.schema.num_attributes, labels)
+        first += counts[split]
+    report = summarise(folder, manifest.schema, counts, findings)
     damage = _file_problems(folder, manifest.index)
     return dataclasses.replace(report, problems=(*damage, *report.problems))
 
 
-def verify_official(official: Official, decode_labels: DecodeLabels) -> VerifyReport:
+def verify_official(official: Official, reading: Reading) -> VerifyReport:
     """Reads every image of official files that were opened, and so agree with each other."""
     counts = {split: len(rows) for split, rows in official.splits.items()}
-    findings = {split: _official_findings(official, rows) for split, rows in official.splits.items()}
-    return summarise(official.origin, official.schema, counts, findings, decode_labels)
+    labels = _label_reader(reading, _class_rates(official))
+    findings = {split: _official_findings(official, rows, labels) for split, rows in official.splits.items()}
+    return summarise(official.origin, official.schema, counts, findings)
+
+
+def _class_rates(official: Official) -> ClassRates | None:
+    """What is true of classes, where nothing is known of single images."""
+    classes = official.classes
+    if not official.class_labels_only or classes is None or classes.rates is None:
+        return None
+    return ClassRates(classes.of, classes.rates)
+
+
+# The position of an example among all, and its codes -> its labels, as a source of the data set has them.
+ReadLabels = Callable[[int, UInt8[np.ndarray, "A"]], Labels]
+
+
+def _prepared_labels(folder: Path, manifest: Manifest, reading: Reading) -> ReadLabels:
+    if not manifest.class_labels_only:
+        return _label_reader(reading, None)
+    index, examples = Index(folder), sum(s.records for shards in manifest.splits.values() for s in shards)
+    try:
+        rates = index.read("class_rates", "f", (None, manifest.schema.num_attributes))
+        of = None if rates is None else index.read_positions("class_of", examples, len(rates))
+    except DataError:  # its damage is a finding of its own
+        of = rates = None
+    return _label_reader(reading, None if of is None or rates is None else ClassRates(of, rates))
+
+
+def _label_reader(reading: Reading, classes: ClassRates | None) -> ReadLabels:
+    if classes is None:
+        return lambda _, codes: reading.decode_labels(codes)
+    return lambda position, _: labels_from_rates(classes.of_example(position), *reading.class_thresholds)
 
 
 def summarise(
@@ -167,7 +203,6 @@ def summarise(
     schema: AttributeSchema,
     counts: Mapping[str, int],
     findings: Mapping[str, Iterator[Finding]],
-    decode_labels: DecodeLabels,
 ) -> VerifyReport:
     """Draws the findings of each split, with a progress bar, and counts them into a report."""
     problems: list[str] = []
@@ -181,10 +216,9 @@ def summarise(
             if isinstance(finding, str):
                 problems.append(finding)
                 continue
-            labels, known = decode_labels(finding.codes)
-            tally.add(labels, known)
+            tally.add(*finding.labels)
             if position in chosen:
-                tally.shown.append(_show(finding, labels, known))
+                tally.shown.append(_show(finding))
             there, key = first_seen.setdefault(finding.digest, (split, finding.key))
             if there != split:
                 repeated.append(f"{finding.key} in {split} is the same image as {key} in {there}")
@@ -197,13 +231,13 @@ def _spread(count: int) -> set[int]:
     return {*np.linspace(0, max(count - 1, 0), min(count, SHOWN)).astype(int).tolist()}
 
 
-def _show(seen: Seen, labels: UInt8[np.ndarray, "A"], known: Bool[np.ndarray, "A"]) -> Shown:
+def _show(seen: Seen) -> Shown:
     height, width = image_shape(seen.image)
     box = None
     if seen.box is not None:
         part = inside(seen.box, height, width)
         box = part.top / height, part.left / width, part.height / height, part.width / width
-    return Shown(seen.key, thumbnail(seen.image), labels, known, box)
+    return Shown(seen.key, thumbnail(seen.image), *seen.labels, box)
 
 
 class _Tally:
@@ -226,27 +260,33 @@ class _Tally:
         return SplitReport(split, expected, self.readable, *rates, tuple(self.shown))
 
 
-def _official_findings(official: Official, rows: Int64[np.ndarray, "n"]) -> Iterator[Finding]:
+def _official_findings(
+    official: Official, rows: Int64[np.ndarray, "n"], labels: ReadLabels
+) -> Iterator[Finding]:
     for row in rows:
         key = official.keys[row]
         try:
             image = official.read_image(int(row))
             check_complete(image, f"{official.origin}: image {key}")
             box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
-            yield Seen(key, official.codes[row], image, box)
+            yield Seen(key, labels(int(row), official.codes[row]), image, box)
         except DataError as error:
             yield str(error)
 
 
-def _prepared_findings(folder: Path, shards: Sequence[Shard], attributes: int) -> Iterator[Finding]:
-    for shard in shards:
+def _prepared_findings(
+    folder: Path, shards: Sequence[Shard], first: int, attributes: int, labels: ReadLabels
+) -> Iterator[Finding]:
+    """Those of shards whose first example has position `first` among all."""
+    starts = itertools.accumulate((shard.records for shard in shards), initial=first)
+    for shard, start in zip(shards, starts, strict=False):
         try:
             reader = ShardReader(folder, shard)
         except DataError as error:
             yield str(error)
             continue
         yield from _file_problems(folder, shard)
-        yield from _shard_findings(reader, attributes)
+        yield from _shard_findings(reader, start, attributes, labels)
 
 
 def _file_problems(folder: Path, file: Shard) -> Iterator[str]:
@@ -257,7 +297,9 @@ def _file_problems(folder: Path, file: Shard) -> Iterator[str]:
         yield f"{path}: its SHA-256 is not the one in the manifest"
 
 
-def _shard_findings(reader: ShardReader, attributes: int) -> Iterator[Finding]:
+def _shard_findings(
+    reader: ShardReader, start: int, attributes: int, labels: ReadLabels
+) -> Iterator[Finding]:
     for position in range(reader.shard.records):
         name = f"{reader.path}, record {position}"
         try:
@@ -265,6 +307,7 @@ def _shard_findings(reader: ShardReader, attributes: int) -> Iterator[Finding]:
             if not record.whole:
                 raise CorruptRecordError(f"{name} ({record.key}): the image is not the one prepared")
             check_complete(record.image, f"{name} ({record.key})")
-            yield Seen(record.key, record.codes, record.image, record.box)
+            found = labels(start + position, record.codes)
+            yield Seen(record.key, found, record.image, record.box)
         except DataError as error:
             yield str(error)

@@ -8,7 +8,7 @@ import pytest
 from test_cli import ROOT, expect_one_line, official, run  # noqa: F401
 
 from input_pipeline.batch import blank_batch
-from input_pipeline.images import ImageOptions, image_shape, load
+from input_pipeline.images import ImageOptions, decode, image_shape, load, resize
 from input_pipeline.pipeline import train_batches
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax.bench import contenders, memory, photographs, turns
@@ -156,3 +156,16 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             run("bench", "input", "--source_size", size)
         assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(218, 178, 32), (218, 178, 64), (375, 500, 96)])
+def test_decoding_at_a_scale_shows_what_decoding_in_full_shows(height, width, size):
+    """Within 6 of 255 levels on average, as bright and not shifted, on detail down to the pixel."""
+    data = photographs.encoded(height, width, seed=3)
+    assert decode(data, shortest=size).shape[0] < height
+    full, scaled = resize(decode(data), size).astype(float), load(data, ImageOptions(size)).astype(float)
+    assert np.abs(scaled - full).mean() < 6.0
+    assert scaled.mean() == pytest.approx(full.mean(), abs=0.5)
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            assert np.abs(scaled - full).mean() < np.abs(np.roll(scaled, shift, axis) - full).mean() / 1.5

@@ -125,8 +125,8 @@ def test_a_long_list_of_problems_is_cut_and_counted():
 
 def test_the_labelled_object_is_framed():
     image = cv2.imencode(".jpg", np.zeros((40, 80, 3)))[1].tobytes()
-    seen = verify.Seen("bird", np.zeros(1, np.uint8), image, Box(10, 20, 20, 100))
-    shown = verify._show(seen, np.ones(1, np.uint8), np.ones(1, bool))
+    labels = np.ones(1, np.uint8), np.ones(1, bool)
+    shown = verify._show(verify.Seen("bird", labels, image, Box(10, 20, 20, 100)))
     assert shown.box == (0.25, 0.25, 0.5, 0.75)  # what sticks out is cut off
     assert "top:25.0%;left:25.0%;height:50.0%;width:75.0%" in data_page._picture(shown)
 

@@ -30,7 +30,7 @@ SCHEMA = AttributeSchema.from_groups(
 
 def prepare(folder: Path, height: int, width: int) -> Path:
     """Writes shards of `EXAMPLES` JPEGs, `DISTINCT` different ones, as `wsca prepare` would."""
-    images = [_encode(photograph(height, width, seed)) for seed in range(DISTINCT)]
+    images = [encoded(height, width, seed) for seed in range(DISTINCT)]
     rng = np.random.default_rng(0)
     official = Official(
         data_set=SCHEMA.name,
@@ -63,5 +63,7 @@ def photograph(height: int, width: int, seed: int) -> UInt8[np.ndarray, "H W 3"]
     return np.clip(120 + CONTRAST * pixels, 0, 255).astype(np.uint8)
 
 
-def _encode(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+def encoded(height: int, width: int, seed: int) -> bytes:
+    """A photograph as JPEG."""
+    pixels = photograph(height, width, seed)
     return simplejpeg.encode_jpeg(pixels, quality=QUALITY, colorsubsampling="420")
