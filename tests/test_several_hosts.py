@@ -1,10 +1,8 @@
 """Two real processes of two devices each, on one machine, held against one process of four.
 
-What is equal is equal to `CLOSE`: sums over devices are taken in another order. Data order, decisions and exit
-codes are the same.
+Figures are the same up to `CLOSE`: sums over devices are taken in another order.
 """
 
-import json
 import os
 import re
 import signal
@@ -23,7 +21,7 @@ from wsca_jax.errors import ExitCode
 
 pytestmark = pytest.mark.slow
 
-CLOSE = {"rtol": 2e-3, "atol": 2e-4}
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 PATIENCE = 400
 TRAIN = (
     "train",
@@ -41,7 +39,7 @@ class Processes:
     def __init__(self, output: Path, *command: str, count: int = 2, own: dict | None = None, **environment):
         """`own`: {process: (more arguments, more environment)}."""
         output.mkdir(parents=True, exist_ok=True)
-        self.prints = [output / f"process_{number}" for number in range(count)]
+        self.prints = [output / f"process_{number}.log" for number in range(count)]
         place = ("--coordinator", f"localhost:{free_port()}", "--processes", str(count), "--process")
         self.each = []
         for number, path in enumerate(self.prints):
@@ -91,7 +89,9 @@ def run(output: Path, *command: str, count: int) -> Processes:
 
 def interrupted(workdir: Path, count: int, number: int, how: signal.Signals) -> Processes:
     """A run one of whose processes got a signal after its first save."""
-    processes = Processes(workdir.parent / "interrupted", *TRAIN, "--workdir", str(workdir), count=count, **SLOWLY)
+    processes = Processes(
+        workdir.parent / "interrupted", *TRAIN, "--workdir", str(workdir), count=count, **SLOWLY
+    )
     try:
         saved = workdir / "checkpoints" / str(SAVE_EVERY) / "manifest.json"
         wait_for(processes.each[number], processes.prints[number].with_suffix(""), saved.exists)
@@ -141,7 +141,10 @@ def test_two_processes_measure_as_one(alone, tmp_path):
     found = {}
     for count in (1, 2):
         processes = run(tmp_path, "evaluate", "--workdir", str(alone), "--split", "test", count=count)
-        found[count] = overall(alone / "evaluation_test.json"), np.load(alone / "evaluation_test.npz")["index"]
+        found[count] = (
+            overall(alone / "evaluation_test.json"),
+            np.load(alone / "evaluation_test.npz")["index"],
+        )
         (alone / "evaluation_test.json").unlink()
     assert "mAP" not in processes.printed(1)
     np.testing.assert_array_equal(found[1][1], found[2][1])
@@ -176,7 +179,7 @@ def test_where_one_is_killed_the_other_ends_and_the_run_can_go_on(alone, tmp_pat
 def test_what_ends_one_ends_both_with_its_code_and_one_line_each(tmp_path):
     own = {1: ((), {"WSCA_BAD_BATCH": "4"})}
     processes = Processes(tmp_path, *TRAIN, "--workdir", str(tmp_path / "run"), own=own, **SLOWLY)
-    wait_for(processes.each[0], tmp_path / "process_1", lambda: processes.each[1].poll() is not None)
+    processes.each[1].wait(PATIENCE)
     assert processes.codes(patience=30) == [ExitCode.BAD_INPUT] * 2, processes.printed(0)
     [mine], [heard] = processes.complaints(1), processes.complaints(0)
     assert "cannot be read" in mine
@@ -184,16 +187,20 @@ def test_what_ends_one_ends_both_with_its_code_and_one_line_each(tmp_path):
 
 
 def test_a_disk_that_is_full_for_one_ends_both(tmp_path):
-    limit = ("import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-             "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
-    assert limit
+    own = {1: ((), {"WSCA_FILE_LIMIT": "10000"})}
+    processes = Processes(tmp_path, *TRAIN, "--workdir", str(tmp_path / "run"), own=own, **SLOWLY)
+    processes.each[1].wait(PATIENCE)
+    assert processes.codes(patience=60) == [ExitCode.OUT_OF_DISK] * 2, processes.printed(0)
+    [mine], [heard] = processes.complaints(1), processes.complaints(0)
+    assert "the disk is full" in mine
+    assert heard == f"wsca: process 1 of 2 ended the run: {mine.removeprefix('wsca: ')}"
 
 
-def test_processes_of_different_runs_do_not_train_together(tmp_path):
+def test_processes_of_different_runs_do_not_begin(tmp_path):
     own = {1: (("--config.seed=1",), {})}
     processes = Processes(tmp_path, *TRAIN, "--workdir", str(tmp_path / "run"), own=own)
     assert processes.codes() == [ExitCode.BAD_INPUT] * 2
     for number in range(2):
         [line] = processes.complaints(number)
         assert "seed is 1 in process 1 and 0 in process 0" in line
-    assert not json.loads((tmp_path / "run" / "run.json").read_text()) if (tmp_path / "run").exists() else True
+    assert not (tmp_path / "run").exists()

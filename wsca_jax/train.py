@@ -215,9 +215,7 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
     with clock.part("compile"):
         take = compile_step(run, state)
         evaluators = make_evaluators(run, sources, state)
-        hosts.wait_for_all(
-            "compiled"
-        )  # devices that meet for the first time do not wait as long as compilers
+        hosts.wait_for_all("compiled")  # devices that first meet wait less long than a compilation may take
     watch, vote = Watch(run, sources.train, tools), Vote(run.layout, STEPS_AHEAD)
     results = evaluators["validation"].run(state)[0] if first == last else None
     with contextlib.closing(assembly.train_batches(config, sources.train, first)) as batches:
