@@ -25,7 +25,7 @@ from wsca_jax.errors import Ending, ExitCode, Preempted, WscaError
 
 # Seconds. A process counts as lost after LOST_AFTER without a heartbeat.
 JOIN_WITHIN, LOST_AFTER = 300, 60
-_LISTEN_EVERY, _GRACE, _LEAVE_WITHIN = 1.0, 5.0, 15.0
+_LISTEN_EVERY, _GRACE, _LEAVE_WITHIN, _SURE_AFTER = 1.0, 5.0, 15.0, LOST_AFTER + 30.0
 
 _FAULTS, _LEFT = "wsca/faults", "wsca/left"
 
@@ -186,7 +186,7 @@ class _Watch:
         """A computation fails when another process is gone: waits for what it said, or to be aborted."""
         reason = str(error).strip().partition("\n")[0]
         print(f"a computation failed ({reason}); waiting for word from other processes", file=sys.stderr)
-        self._told.wait(LOST_AFTER + _GRACE)
+        self._told.wait(_SURE_AFTER)
 
     def _listen(self) -> None:
         while not self._stopped.wait(_LISTEN_EVERY):

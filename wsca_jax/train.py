@@ -28,7 +28,7 @@ from wsca_jax.engine.step import StepReport, compile_train_step
 from wsca_jax.errors import DivergedError, Preempted, WscaError
 from wsca_jax.evaluate import Evaluator
 from wsca_jax.metrics import Results
-from wsca_jax.preemption import Preemption, Vote
+from wsca_jax.preemption import Preemption
 from wsca_jax.report.records import REPORT_FILE
 from wsca_jax.timing import Stopwatch
 from wsca_jax.writers import Progress, RunWriter
@@ -216,7 +216,7 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
         take = compile_step(run, state)
         evaluators = make_evaluators(run, sources, state)
         hosts.wait_for_all("compiled")  # devices that first meet wait less long than a compilation may take
-    watch, vote = Watch(run, sources.train, tools), Vote(run.layout, STEPS_AHEAD)
+    watch, vote = Watch(run, sources.train, tools), hosts.Vote(run.layout, STEPS_AHEAD)
     results = evaluators["validation"].run(state)[0] if first == last else None
     with contextlib.closing(assembly.train_batches(config, sources.train, first)) as batches:
         for number in range(first + 1, last + 1):

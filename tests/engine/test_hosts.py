@@ -31,7 +31,6 @@ from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.engine.sharding import AXES, Layout, make_mesh
 from wsca_jax.engine.state import TrainState
 from wsca_jax.errors import WscaError
-from wsca_jax.preemption import Vote
 
 def make_state(step):
     def fill(spec):
@@ -46,7 +45,7 @@ with cluster.joined(None, cli.explain):
     assert jax.process_count() == 2 and jax.device_count() == 4
     assert hosts.tell("me", lambda: me) == 0
     assert hosts.gather("me", me) == [0, 1]
-    vote = Vote(Layout(mesh), 2)
+    vote = hosts.Vote(Layout(mesh), 2)
     assert [vote.any(me == 1 and call == 1) for call in range(5)] == [False, False, False, True, False]
     with Checkpoints(Path(sys.argv[1]), best_metric="m") as checkpoints:
         for step in (1, 2, 3):

@@ -19,6 +19,7 @@ import functools
 import logging
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from wsca_jax.engine import hosts, manifest
+from wsca_jax.engine.fit import check_fit
 from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.storage import check_space, storage_errors
 from wsca_jax.errors import DamagedCheckpointError, Preempted, WscaError
@@ -219,8 +221,7 @@ class Checkpoints:
             best_fn=self._rank,
             preservation_policy=kept,
             todelete_subdir=_DELETED,
-            create=False,
-            multiprocessing_options=_talking_through_hosts(),
+            **(_among_several() if hosts.several() else {}),
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -303,7 +304,7 @@ class Checkpoints:
     def _restore(self, step: int, target: Target) -> Restored[Target]:
         path = self._folder / str(step) / "state"
         reader = ocp.PyTreeCheckpointHandler()
-        _check_fit(path, _leaves(reader.metadata(path).tree), target)
+        check_fit(path, reader.metadata(path).tree, target)
         arguments = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -358,13 +359,24 @@ class Checkpoints:
         return f"the last good step is {steps[-1]}" if steps else "no step was saved before it"
 
 
-def _talking_through_hosts() -> ocp.options.MultiprocessingOptions:
-    """With its processes named, Orbax meets through the coordination service; else through the devices.
+def _among_several() -> dict[str, Any]:
+    """Options with which Orbax meets through the coordination service, not through the devices.
 
     It meets in threads, too, and devices would then take part in an order that differs between processes.
     """
-    everyone = set(range(jax.process_count())) if hosts.several() else None
-    return ocp.options.MultiprocessingOptions(active_processes=everyone)
+    everyone = set(range(jax.process_count()))
+    meet = ocp.multihost.get_barrier_sync_fn(processes=everyone)
+
+    def meet_unless_failed(*, key: str, timeout_ms: int) -> None:
+        if (error := sys.exception()) is not None:  # the others will not come to where this one stands
+            raise error
+        meet(key=key, timeout_ms=timeout_ms)
+
+    return {
+        "create": False,  # Orbax makes no folder for named processes
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(active_processes=everyone),
+        "async_options": ocp.options.AsyncOptions(barrier_sync_fn=meet_unless_failed),
+    }
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
@@ -385,33 +397,3 @@ def _free_name(path: Path) -> Path:
         number += 1
         taken = path.with_name(f"{path.name}-{number}")
     return taken
-
-
-def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
-        for path, leaf in leaves
-    }
-
-
-def _check_fit(path: Path, stored: dict[str, tuple[tuple[int, ...], str]], target: Any) -> None:
-    """Raises WscaError unless the target's arrays are the stored ones; Orbax would pass over a difference."""
-    wanted = _leaves(target)
-    extra = stored.keys() - wanted.keys() if isinstance(target, TrainState) else set()
-    for name in sorted((wanted.keys() - stored.keys()) | extra):
-        state = "is in the checkpoint and not in the model" if name in extra else "is missing"
-        raise WscaError(
-            f"{path}: {name} {state}; the run's configuration and this checkpoint do not belong together"
-        )
-    for name, expected in wanted.items():
-        if stored[name] != expected:
-            raise WscaError(
-                f"{path}: {name} is {_described(stored[name])}, expected {_described(expected)}; "
-                "the run's configuration and this checkpoint do not belong together"
-            )
-
-
-def _described(leaf: tuple[tuple[int, ...], str]) -> str:
-    shape, dtype = leaf
-    return f"{dtype}[{','.join(map(str, shape))}]"

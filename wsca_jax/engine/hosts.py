@@ -2,8 +2,8 @@
 
 What depends on a file system, a clock or a signal is looked at by one process and told to the others, or they
 would decide apart and wait for each other for ever. Words travel through jax's coordination service, the one
-that `jax.distributed.initialize` starts: no device takes part, so that threads may talk, too. With a single
-process everything here answers at once.
+that `jax.distributed.initialize` starts: no device takes part, so that threads may talk, too (only a `Vote`,
+once for each step, goes through the devices). With a single process everything here answers at once.
 
 Every process calls the same functions with the same names, and for each name in the same order. A wait has no
 limit of its own: a process that is lost or ends with an error ends the others (`wsca_jax.cluster`).
@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax._src import distributed  # its client has no public door; Orbax takes this one, too
 
+from wsca_jax.engine.sharding import Layout
 from wsca_jax.errors import WscaError
 
 Value = TypeVar("Value")
@@ -98,6 +102,36 @@ def lead_first(name: str) -> Iterator[None]:
     yield
     if is_lead():
         tell(name, lambda: None)
+
+
+class Vote:
+    """Whether any process asks for something, with one answer for all of them after the same step.
+
+    With several processes an answer is some calls old: nobody waits for the others, or for a device that is
+    still at work on the step before.
+    """
+
+    def __init__(self, layout: Layout, calls_behind: int) -> None:
+        """Begins to count calls.
+
+        Args:
+          layout: of the run's devices.
+          calls_behind: how old an answer is, where there are several processes.
+        """
+        self._layout, self._behind = layout, calls_behind
+        self._pending: collections.deque[jax.Array] = collections.deque()
+
+    def any(self, asks: bool) -> bool:
+        """Called after every step, by every process; `asks` says what this one wants."""
+        if not several():
+            return asks
+        mine = np.full(jax.local_device_count(), asks, np.int32)
+        self._pending.append(self._most(jax.make_array_from_process_local_data(self._layout.batch, mine)))
+        return len(self._pending) > self._behind and bool(self._pending.popleft())
+
+    @functools.cached_property
+    def _most(self) -> jax.stages.Wrapped:
+        return jax.jit(jnp.max, out_shardings=self._layout.replicated)
 
 
 def _next_key(name: str) -> str:
