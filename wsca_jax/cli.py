@@ -10,10 +10,11 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from wsca_jax.errors import ExitCode, WscaError
+from wsca_jax.errors import Ending, ExitCode, WscaError
 
 Command = Callable[[argparse.Namespace, Sequence[str]], None]
 CONFIG_HELP = "config file and variant, such as configs/celeba.py:small"
@@ -80,28 +81,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")  # a warning is a line for the user, not for a log
     try:
         options.run(options, overrides)
-    except WscaError as error:
-        return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted", ExitCode.INTERRUPTED)
-    except Exception as error:
-        return _answer_data_error(error)
+    except (Exception, KeyboardInterrupt) as error:
+        ending = explain(error)
+        if ending.line is None:
+            traceback.print_exc()
+        else:
+            print(f"wsca: {ending.line}", file=sys.stderr)
+        return ending.code
     return ExitCode.DONE
 
 
-def _answer_data_error(error: Exception) -> int:
+def explain(error: BaseException) -> Ending:
+    """How a command that raised this ends."""
     from input_pipeline.errors import DataError
     from input_pipeline.schema import SchemaError
 
+    if isinstance(error, WscaError):
+        return Ending(error.exit_code, str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return Ending(ExitCode.INTERRUPTED, "interrupted")
     if isinstance(error, DataError | SchemaError):
-        return _complain(str(error), ExitCode.BAD_INPUT)
-    traceback.print_exc()
-    return ExitCode.CRASH
-
-
-def _complain(message: str, code: ExitCode) -> int:
-    print(f"wsca: {message}", file=sys.stderr)
-    return code
+        return Ending(ExitCode.BAD_INPUT, str(error))
+    return Ending(ExitCode.CRASH, None)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="resume although the configuration differs from the one the run began with",
     )
+    _add_hosts(train)
 
     evaluate = _command(commands, "evaluate", "measure a trained run on a split", run_evaluate)
     evaluate.add_argument("--workdir", required=True, type=Path, help="folder of the run")
@@ -133,6 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("latest", "best"),
         help="which checkpoint: the newest, or that of the best validation metric (default: latest)",
     )
+    _add_hosts(evaluate)
 
     sweep = _command(commands, "sweep", "train and compare rows of configurations", run_sweep)
     sweep.add_argument(
@@ -226,6 +229,16 @@ def _command(
     return parser
 
 
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+    hosts = parser.add_argument_group(
+        "several hosts",
+        "The same command on each. SLURM, Open MPI, TPU slices and indexed Kubernetes jobs need no flags.",
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="host of process 0, and a free port there")
+    hosts.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
+    hosts.add_argument("--process", type=int, metavar="K", help="which of them this is, from 0")
+
+
 def _add_data_dir(parser: argparse.ArgumentParser, note: str = "; not needed for scenes") -> None:
     parser.add_argument(
         "--data_dir", type=Path, help=f"folder of the data set, official files or shards{note}"
@@ -262,12 +275,19 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     allocator.keep_freed_memory()  # before jax starts its threads
     from wsca_jax import config, train
 
-    train.train(
-        config.load(options.config, overrides, data_dir=options.data_dir),
-        workdir=options.workdir,
-        accept_changes=options.accept_changes,
-        command=["wsca", *sys.argv[1:]],
-    )
+    with _joined(options):
+        train.train(
+            config.load(options.config, overrides, data_dir=options.data_dir),
+            workdir=options.workdir,
+            accept_changes=options.accept_changes,
+            command=["wsca", *sys.argv[1:]],
+        )
+
+
+def _joined(options: argparse.Namespace) -> AbstractContextManager[None]:
+    from wsca_jax import cluster
+
+    return cluster.joined(cluster.place(options.coordinator, options.processes, options.process), explain)
 
 
 def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -276,9 +296,10 @@ def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     allocator.keep_freed_memory()
     from wsca_jax import evaluate
 
-    evaluate.evaluate(
-        options.workdir, data_dir=options.data_dir, split=options.split, checkpoint=options.checkpoint
-    )
+    with _joined(options):
+        evaluate.evaluate(
+            options.workdir, data_dir=options.data_dir, split=options.split, checkpoint=options.checkpoint
+        )
 
 
 def run_sweep(options: argparse.Namespace, overrides: Sequence[str]) -> None:
