@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +54,19 @@ class Run:
     schedule: Schedule
 
 
-def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
+def build(
+    config: ConfigDict,
+    schema: AttributeSchema,
+    examples: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
     """Builds a run on a data set of this schema with this many training examples.
+
+    Args:
+      config: resolved and complete.
+      schema: of the data set.
+      examples: in its training split.
+      devices: that the run is for; all there are by default.
 
     Raises:
       WscaError: one line, for a value that something does not take.
@@ -64,7 +75,7 @@ def build(config: ConfigDict, schema: AttributeSchema, examples: int) -> Run:
     schedule = make_schedule(config, examples)
     method = build_method(config, schema, schedule.total)
     optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
-    layout = Layout(make_mesh(**config.mesh))
+    layout = Layout(make_mesh(**config.mesh, devices=devices))
     layout.check_batch_size(config.train.batch_size, config.train.accumulate)
     layout.check_batch_size(config.evaluation.batch_size)
     return Run(config, method, optimizer, layout, schedule)
