@@ -119,6 +119,13 @@ def test_the_whole_step_gathers_no_images(data, fsdp, accumulate, overrides):
 
 
 @pytest.mark.slow
+def test_the_whole_step_passes_nothing_from_neighbour_to_neighbour():
+    """Where parameters move like this, a convolution was partitioned instead of its parameters gathered."""
+    step = compiled_step(*REPLICATED)
+    assert {operation for operation, _ in step.results(*MOVES)} == {"all-gather"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(ARGUMENTS, SPREAD)
 def test_the_whole_step_gathers_each_spread_parameter_once(data, fsdp, accumulate, overrides):
     """Where gradients are accumulated, too: not again for each microbatch."""
