@@ -162,8 +162,8 @@ def eval_batches(config: ConfigDict, source: Source, *, hidden: bool = False) ->
 def batch_spec(config: ConfigDict, schema: AttributeSchema, rows: int) -> AttributeBatch:
     """Shapes and dtypes of a global batch of this many rows, as `jax.ShapeDtypeStruct`s."""
     columns = TextOptions(**config.data.text).columns
-    batch = blank_batch(rows, config.data.images.size, schema.num_attributes, columns)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    row = blank_batch(1, config.data.images.size, schema.num_attributes, columns)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), row)
 
 
 def checkpoint_options(config: ConfigDict) -> dict[str, Any]:
