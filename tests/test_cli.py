@@ -62,6 +62,7 @@ def expect_one_line(capsys, code: int, *parts: str) -> None:
         ["train"],
         ["evaluate"],
         ["inspect"],
+        ["compile"],
         ["visualize"],
         ["prepare"],
         ["verify"],

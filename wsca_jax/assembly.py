@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,11 +61,21 @@ class Run:
     schedule: Schedule
 
 
-def build(config: ConfigDict, schema: AttributeSchema, examples: int, words: tuple[str, ...] = ()) -> Run:
+def build(
+    config: ConfigDict,
+    schema: AttributeSchema,
+    examples: int,
+    words: tuple[str, ...] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
     """Builds a run on a data set of this schema with this many training examples.
 
     Args:
+      config: resolved and complete.
+      schema: of the data set.
+      examples: in its training split.
       words: of the data set's captions, from `caption_words` or the run's record.
+      devices: that the run is for; all there are by default.
 
     Raises:
       WscaError: one line, for a value that something does not take.
@@ -74,7 +84,7 @@ def build(config: ConfigDict, schema: AttributeSchema, examples: int, words: tup
     schedule = make_schedule(config, examples)
     method = build_method(config, schema, schedule.total)
     optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
-    layout = Layout(make_mesh(**config.mesh))
+    layout = Layout(make_mesh(**config.mesh, devices=devices))
     layout.check_batch_size(config.train.batch_size, config.train.accumulate)
     layout.check_batch_size(config.evaluation.batch_size)
     return Run(config, make_text(config, schema, words), method, optimizer, layout, schedule)
@@ -192,8 +202,8 @@ def eval_batches(
 def batch_spec(config: ConfigDict, schema: AttributeSchema, rows: int) -> AttributeBatch:
     """Shapes and dtypes of a global batch of this many rows, as `jax.ShapeDtypeStruct`s."""
     columns = TextOptions(**config.data.text).columns
-    batch = blank_batch(rows, config.data.images.size, schema.num_attributes, columns)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    row = blank_batch(1, config.data.images.size, schema.num_attributes, columns)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), row)
 
 
 def checkpoint_options(config: ConfigDict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The `wsca` command: train, evaluate, sweep, compare, inspect, visualize, prepare, verify, bench.
+"""The `wsca` command: train, evaluate, sweep, compare, inspect, compile, visualize, prepare, verify, bench.
 
 Nothing heavy is imported until a command needs it, so that --help answers at once.
 """
@@ -46,6 +46,13 @@ averaged. Each run was evaluated before, by `wsca evaluate`.""",
 
 Prints the batch, the parameters, the outputs, the loss terms, what is frozen, the multiply-adds of each
 module and the memory a step needs. Runs nothing and reads no images.""",
+    "compile": """examples:
+  wsca compile --config configs/celeba.py:full --topology v5e:16x16
+  wsca compile --config configs/celeba.py:baseline configs/celeba.py:full --topology v5p:2x2x2 v5p:8x8x16 \\
+      --batch_per_device 128 --json pods.json
+
+Compiles the training step for a slice of a TPU pod, on any machine: whether it fits, its memory, what it
+moves and sends, and how fast it can be at most. Needs the extra `tpu`, but no TPU. cpu:8: 8 CPU devices.""",
     "visualize": """examples:
   wsca visualize --workdir runs/scenes
   wsca visualize --workdir runs/celeba --split test --examples 16 --output figures/celeba
@@ -173,6 +180,25 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help=CONFIG_HELP)
     _add_data_dir(inspect, "; needed where the folder says what the attributes are")
     inspect.add_argument("--depth", type=int, default=2, help="levels of modules in the tables (default: 2)")
+
+    compile_ = _command(commands, "compile", "what a training step needs on a TPU pod", run_compile)
+    compile_.add_argument(
+        "--config", required=True, nargs="+", metavar="FILE[:VARIANT]", help=f"{CONFIG_HELP}; one or more"
+    )
+    compile_.add_argument(
+        "--topology", required=True, nargs="+", metavar="CHIP:SIZES", help="such as v5e:16x16; one or more"
+    )
+    compile_.add_argument(
+        "--batch_per_device",
+        type=_at_least_one,
+        metavar="EXAMPLES",
+        help="examples on each device (default: the config's global batch, divided)",
+    )
+    compile_.add_argument(
+        "--largest_batch", action="store_true", help="search the largest batch that fits; compiles often"
+    )
+    compile_.add_argument("--json", type=Path, metavar="FILE", help="write what was found here, too")
+    compile_.add_argument("--programs", type=Path, metavar="FOLDER", help="write the compiled programs' text")
 
     prepare = _command(commands, "prepare", "turn official files into shards, once", run_prepare)
     _add_data_set(prepare)
@@ -341,6 +367,15 @@ def run_inspect(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax import config, inspection
 
     print(inspection.inspect(config.load(options.config, overrides, options.data_dir), depth=options.depth))
+
+
+def run_compile(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from wsca_jax import compilation
+
+    request = compilation.Request(
+        options.config, overrides, options.topology, options.batch_per_device, options.largest_batch
+    )
+    compilation.compile_steps(request, json_file=options.json, programs=options.programs)
 
 
 def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
