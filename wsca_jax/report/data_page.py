@@ -19,7 +19,9 @@ NAMED = 60  # attributes of one example, of each kind
 
 OWN_CSS = """
 a { color: var(--accent); text-decoration: none; }
-.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 12px; }
+.examples {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 12px; align-items: start;
+}
 .example { display: flex; gap: 14px; padding: 12px; font-size: 13px; align-items: flex-start; }
 .picture { position: relative; flex: none; line-height: 0; }
 .picture img { border-radius: 6px; }

@@ -67,4 +67,4 @@ def _left(kind: str) -> str:
 
 
 def words(name: str) -> str:
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("::", ": ")
