@@ -19,9 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from turns import CLOCKS, Seconds, median, ratio, take_turns
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from wsca_jax.bench.turns import CLOCKS, Clock, Seconds, median, ratio, take_turns  # noqa: E402
+
 MODULES = ("frequency", "encoder", "router", "decomposer")
 
 
@@ -156,7 +158,7 @@ def noise(spec):
     )
 
 
-def table(prepared: dict[str, Prepared], seconds: Seconds, steps: int) -> str:
+def table(prepared: dict[str, Prepared], seconds: Seconds, steps: int, clock: Clock) -> str:
     from wsca_jax.inspection.text import format_bytes
     from wsca_jax.report.tables import format_table
 
@@ -164,8 +166,8 @@ def table(prepared: dict[str, Prepared], seconds: Seconds, steps: int) -> str:
     rows = [
         (
             name,
-            f"{1e3 * median(seconds, name) / steps:.1f}",
-            f"{ratio(seconds, name, BASELINE):.3f}",
+            f"{1e3 * median(seconds, name, clock) / steps:.1f}",
+            f"{ratio(seconds, name, BASELINE, clock):.3f}",
             f"{row.multiply_adds / 1e6:,.0f} M",
             f"{row.multiply_adds / base.multiply_adds:.2f}",
             format_bytes(row.bytes),
@@ -178,7 +180,6 @@ def table(prepared: dict[str, Prepared], seconds: Seconds, steps: int) -> str:
 
 def main() -> None:
     options, overrides = arguments()
-    sys.path.insert(0, str(ROOT))
     from wsca_jax.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -194,13 +195,13 @@ def main() -> None:
     except WscaError as error:
         sys.exit(f"benchmarks/modules.py: {error}")
     takes = {name: row.take for name, row in prepared.items()}
-    seconds = take_turns(takes, options.rounds, CLOCKS[options.clock])
+    seconds = take_turns(takes, options.rounds)
     device = jax.devices()[0]
     print(f"{options.config}, {options.size or 'its own'} px, batch {options.batch}, {options.rounds} rounds")
     print(f"{jax.device_count()} x {device.device_kind} ({device.platform}), {options.clock} time\n")
-    print(table(prepared, seconds, options.steps))
+    print(table(prepared, seconds, options.steps, options.clock))
     if {LIGHT, FULL} <= seconds.keys():
-        share = 100 * (1 - ratio(seconds, LIGHT, FULL))
+        share = 100 * (1 - ratio(seconds, LIGHT, FULL, options.clock))
         print(f"\nCMDL + CAL + dynamic weights cost {share:.1f} % of a step of {FULL!r}.")
 
 

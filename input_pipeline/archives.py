@@ -24,6 +24,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from input_pipeline.bounded import from_environment
 from input_pipeline.errors import DataError
 
 # A decompressor's own complaints about damaged input, beside OSError and EOFError.
@@ -44,6 +45,8 @@ _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What an archive may claim before it is taken for a bomb. The defaults leave room for large data sets.
+
+    A user changes them by environment variables, `WSCA_ARCHIVE_MEMBERS` and so on.
 
     Attributes:
       members: number of files.
@@ -76,10 +79,14 @@ class Archive(Protocol):
 def open_archive(path: Path, limits: Limits | None = None) -> Archive:
     """Opens a zip, a tar (plain, gz, bz2, xz) or a folder, told apart by content.
 
+    Args:
+      path: where it is.
+      limits: what it may claim; None for what the environment says, or the defaults.
+
     Raises:
       DataError: nothing there, not an archive, damaged, or refused (see the module).
     """
-    limits = limits or Limits()
+    limits = limits or from_environment(Limits, "WSCA_ARCHIVE")
     if path.is_dir():
         return FolderArchive(path)
     if not path.is_file():
@@ -320,7 +327,8 @@ def _tar_complaint(info: tarfile.TarInfo) -> str | None:
 
 def _refused(path: Path, reason: str) -> DataError:
     return DataError(
-        f"{path}: refused as unsafe: {reason}; nothing of it was used, get the archive from its origin"
+        f"{path}: refused as unsafe: {reason}; nothing of it was used, get the archive from its origin "
+        "(docs/input-pipeline.md says how to raise a limit)"
     )
 
 

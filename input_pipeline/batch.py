@@ -97,6 +97,15 @@ class SourceWithCaptions(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class SourceOfMany(Source, Protocol):
+    """A source that reads many examples sooner than one after the other."""
+
+    def examples(self, indices: Sequence[int]) -> list[Example]:
+        """The same as [source[index] for index in indices], errors included."""
+        ...
+
+
 class First:
     """The first `count` examples of a source."""
 
@@ -141,13 +150,22 @@ def blank_batch(
 
     With a `text_length` it has tokens, all padding.
     """
+    images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
+    return batch_around(images, num_attributes, text_length)
+
+
+def batch_around(
+    images: UInt8[np.ndarray, "B S S 3"], num_attributes: int, text_length: int | None = None
+) -> AttributeBatch:
+    """A batch of these images, and otherwise of padding."""
+    rows = len(images)
     return AttributeBatch(
-        image=np.zeros((batch_size, image_size, image_size, 3), np.uint8),
-        labels=np.zeros((batch_size, num_attributes), np.uint8),
-        known=np.zeros((batch_size, num_attributes), np.bool_),
-        weight=np.zeros(batch_size, np.float32),
-        index=np.full(batch_size, -1, np.int32),
-        tokens=None if text_length is None else np.zeros((batch_size, text_length), np.int32),
+        image=images,
+        labels=np.zeros((rows, num_attributes), np.uint8),
+        known=np.zeros((rows, num_attributes), np.bool_),
+        weight=np.zeros(rows, np.float32),
+        index=np.full(rows, -1, np.int32),
+        tokens=None if text_length is None else np.zeros((rows, text_length), np.int32),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import dataclasses
 import gzip
 import io
 import lzma
@@ -11,7 +12,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 from input_pipeline.errors import DataError
 
@@ -21,6 +22,34 @@ except ImportError:  # not a Unix
     resource = None  # type: ignore[assignment]
 
 _CHUNK = 1 << 20
+
+Limits = TypeVar("Limits")
+
+
+def from_environment(limits: type[Limits], prefix: str) -> Limits:
+    """Limits as the user wants them: each from the environment variable PREFIX_FIELD, else its default.
+
+    Args:
+      limits: a dataclass of numbers, all with defaults.
+      prefix: of the variables' names, such as "WSCA_ARCHIVE".
+
+    Raises:
+      DataError: a variable is no number above 0.
+    """
+    fields = dataclasses.fields(limits)  # type: ignore[arg-type]
+    names = {field.name: f"{prefix}_{field.name.upper()}" for field in fields}
+    given = {field: os.environ[name] for field, name in names.items() if name in os.environ}
+    return limits(**{field: _number(names[field], text) for field, text in given.items()})
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text) if "." in text else int(text)
+    except ValueError:
+        value = 0
+    if not value > 0:
+        raise DataError(f"{name}={text}: expected a number above 0; set it to one, or unset it")
+    return value
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def read_votes(path: Path, cache: Path | None = None) -> Votes:
       DataError: see `convert`.
     """
     if cache is None:
-        return _read_pickle(path, Limits())
+        return _read_pickle(path, None)
     short = cache / f"coco_attributes_{fingerprint(path)}.npz"
     votes = _read_short(short, fingerprint(path))
     return convert(path, short) if votes is None else votes
@@ -112,7 +112,7 @@ def convert(annotation: Path, output: Path, limits: Limits | None = None) -> Vot
     Raises:
       DataError: an unsafe, damaged or unexpected pickle; an output that cannot be written.
     """
-    votes = _read_pickle(annotation, limits or Limits())
+    votes = _read_pickle(annotation, limits)
     scratch = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _is_whole(votes: Votes) -> bool:
     return all(a.shape == s and a.dtype == t for a, s, t in zip(votes, shapes, types, strict=True))
 
 
-def _read_pickle(path: Path, limits: Limits) -> Votes:
+def _read_pickle(path: Path, limits: Limits | None) -> Votes:
     record = _text_keys(read_pickle(path, limits))
     if not isinstance(record, dict) or not ("ann_vecs" in record or "ann_attrs" in record):
         raise DataError(

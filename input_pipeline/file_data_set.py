@@ -82,11 +82,11 @@ class FileDataSet:
         Raises:
           DataError: data that cannot even be listed: nothing there, contradicting lists, an absent image.
         """
-        folder, decode = self.existing(data_dir), self.reading(options).decode_labels
+        folder, reading = self.existing(data_dir), self.reading(options)
         if prepared.is_prepared(folder):
             self._manifest(folder)
-            return verify_prepared(folder, decode)
-        return verify_official(self.open_official(folder), decode)
+            return verify_prepared(folder, reading)
+        return verify_official(self.open_official(folder), reading)
 
     def _manifest(self, folder: Path) -> Manifest:
         """A prepared folder's. Raises DataError where it was prepared from another data set."""

@@ -96,15 +96,29 @@ def load(
       CorruptImageError: the bytes do not decode in full.
     """
     height, width = image_shape(image)
-    part = Box(0, 0, height, width) if box is None else inside(box, height, width)
-    window = evaluation_box(part.height, part.width, options.fit)
-    if draw is not None and options.random_crop:
-        window = random_box(part.height, part.width, options, draw)
-    window = window._replace(top=part.top + window.top, left=part.left + window.left)
+    window = _window(height, width, options, draw, box)
     if isinstance(image, bytes):
         shortest = math.ceil(min(height, width) * options.size / min(window.height, window.width))
-        image = decode(image, shortest=shortest)
-    return resize(cut(image, window, image.shape[0] / height, image.shape[1] / width), options.size, out)
+        image = _pixels(image, shortest)
+    if window != (0, 0, height, width):
+        image = cut(image, window, image.shape[0] / height, image.shape[1] / width)
+    return resize(image, options.size, out)
+
+
+def _window(
+    height: int,
+    width: int,
+    options: ImageOptions,
+    draw: Float64[np.ndarray, "4"] | None,
+    box: Box | None,
+) -> Box:
+    """What `load` shows of an image of this size."""
+    part = Box(0, 0, height, width) if box is None else inside(box, height, width)
+    if draw is not None and options.random_crop:
+        window = random_box(part.height, part.width, options, draw)
+    else:
+        window = evaluation_box(part.height, part.width, options.fit)
+    return window if box is None else Box(part.top + window.top, part.left + window.left, *window[2:])
 
 
 def inside(box: Box, height: int, width: int) -> Box:
@@ -223,6 +237,11 @@ def decode(data: bytes, *, shortest: int | None = None) -> UInt8[np.ndarray, "H 
       CorruptImageError: bytes are missing, damaged, or of another format; says why, not which image.
     """
     image_shape(data)
+    return _pixels(data, shortest)
+
+
+def _pixels(data: bytes, shortest: int | None) -> UInt8[np.ndarray, "H W 3"]:
+    """`decode` of an image whose header is known to be sound."""
     return _decode_jpeg(data, shortest) if data.startswith(_JPEG) else _decode_png(data)
 
 

@@ -25,7 +25,14 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from input_pipeline.batch import AttributeBatch, Example, Source, SourceWithClasses, blank_batch
+from input_pipeline.batch import (
+    AttributeBatch,
+    Example,
+    Source,
+    SourceOfMany,
+    SourceWithClasses,
+    batch_around,
+)
 from input_pipeline.classes import ClassRates
 from input_pipeline.errors import CorruptExampleError, CorruptImageError, DataError
 from input_pipeline.images import ImageOptions, load
@@ -45,12 +52,13 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    stop_step: int = sys.maxsize,
     shard: int = 0,
     shards: int = 1,
     threads: int = 2,
     allow_corrupt: bool = False,
 ) -> Generator[AttributeBatch]:
-    """Endless training batches of one shard, from `start_step` on.
+    """Training batches of one shard, from `start_step` on: endless, unless they are to stop.
 
     Each epoch's examples come exactly once. At most 2 * threads batches are held ready or in the making.
     Closing the iterator, or dropping it, ends its threads.
@@ -64,6 +72,7 @@ def train_batches(
         examples.
       seed: fixes order and windows.
       start_step: the first step to return; the same as skipping that many batches.
+      stop_step: the first step not to return; nothing is read for it.
       shard: which of the `shards` equal pieces of every global batch to return.
       threads: host threads, each working on a batch of its own; 0 works in the caller's thread.
       allow_corrupt: an example that cannot be read becomes a black row of weight 0 with its own index and no
@@ -79,7 +88,8 @@ def train_batches(
     piece = batch_size // shards
     order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
     rates = class_rates(source, weak_labels)
-    reader = _Reader(source, images, weak_labels, text, True, allow_corrupt, rates)
+    protocol = weak_labels if weak_labels is not None and weak_labels.changes else None
+    reader = _Reader(source, images, protocol, text, True, allow_corrupt, rates)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
@@ -87,7 +97,7 @@ def train_batches(
         indices = [int(order(epoch)[offset]) for epoch, offset in stream]
         return reader.batch(indices, piece, _crop_draws(seed, first, piece) if images.random_crop else None)
 
-    return _iterate(grain.MapDataset.range(start_step, sys.maxsize).map(build), threads)
+    return _iterate(grain.MapDataset.range(start_step, stop_step).map(build), threads)
 
 
 def eval_batches(
@@ -174,24 +184,71 @@ class _Reader:
     def batch(
         self, indices: Sequence[int], rows: int, draws: Float64[np.ndarray, "B 4"] | None
     ) -> AttributeBatch:
-        """A batch of `rows` rows: the examples at `indices`, then padding."""
-        columns = None if self.text is None else self.text.options.columns
-        batch = blank_batch(rows, self.images.size, self.source.schema.num_attributes, columns)
-        for row, index in enumerate(indices):
-            batch.index[row] = index
-            try:
-                self._read(batch, row, index, None if draws is None else draws[row])
-            except CorruptExampleError:
-                if not self.allow_corrupt:
-                    raise
-                batch.image[row] = 0
+        """A batch of `rows` rows: the examples at `indices`, then padding.
+
+        Stage by stage, not row by row: so the code that reads, and that which decodes, stays in the
+        processor's caches.
+        """
+        size, columns = self.images.size, None if self.text is None else self.text.options.columns
+        images = np.empty((rows, size, size, 3), np.uint8)
+        images[len(indices) :] = 0
+        batch = batch_around(images, self.source.schema.num_attributes, columns)
+        batch.index[: len(indices)] = indices
+        examples = self._examples(indices)
+        whole = [
+            self._load(example, images[row], None if draws is None else draws[row])
+            for row, example in enumerate(examples)
+        ]
+        for row, example in enumerate(examples):
+            if example is not None and whole[row]:
+                self._label(batch, row, example)
         return batch
 
-    def _read(
-        self, batch: AttributeBatch, row: int, index: int, draw: Float64[np.ndarray, "4"] | None
-    ) -> None:
-        example = self.source[index]
-        self._load(example, batch.image[row], draw)
+    def _examples(self, indices: Sequence[int]) -> Sequence[Example | None]:
+        """None in place of one that cannot be read, where that is allowed."""
+        try:
+            if isinstance(self.source, SourceOfMany):
+                return self.source.examples(indices)
+        except CorruptExampleError:
+            if not self.allow_corrupt:
+                raise
+        return [self._read(index) for index in indices]
+
+    def _read(self, index: int) -> Example | None:
+        """None for an example that cannot be read, where that is allowed."""
+        try:
+            return self.source[index]
+        except CorruptExampleError:
+            if not self.allow_corrupt:
+                raise
+            return None
+
+    def _load(
+        self,
+        example: Example | None,
+        out: UInt8[np.ndarray, "S S 3"],
+        draw: Float64[np.ndarray, "4"] | None,
+    ) -> bool:
+        """Writes the example's image; black and False for one that cannot be read, where that is allowed."""
+        if example is not None:
+            try:
+                load(example.image, self.images, draw, out, example.view)
+                return True
+            except CorruptImageError as error:
+                if not self.allow_corrupt:
+                    raise self._named(error, example) from error
+        out[:] = 0
+        return False
+
+    def _named(self, error: CorruptImageError, example: Example) -> CorruptImageError:
+        return CorruptImageError(
+            f"{self.source.schema.name}: image {example.key}: {error}; replace the file and prepare the data "
+            "again, or allow corrupt examples to be skipped and counted"
+        )
+
+    def _label(self, batch: AttributeBatch, row: int, example: Example) -> None:
+        """Writes all but the image, and gives the row its weight."""
+        index = int(batch.index[row])
         labels, known = example.labels * example.known, example.known
         rates = None if self.rates is None else self.rates.of_example(index)
         if self.weak_labels is not None:
@@ -220,17 +277,6 @@ class _Reader:
     def _noisy(self) -> bool:
         """Whether labels may be wrong. Asked of the protocol: per example the answer would tell which are."""
         return self.weak_labels is not None and self.weak_labels.noisy
-
-    def _load(
-        self, example: Example, out: UInt8[np.ndarray, "S S 3"], draw: Float64[np.ndarray, "4"] | None
-    ) -> None:
-        try:
-            load(example.image, self.images, draw, out, example.view)
-        except CorruptImageError as error:
-            raise CorruptImageError(
-                f"{self.source.schema.name}: image {example.key}: {error}; replace the file and prepare the "
-                "data again, or allow corrupt examples to be skipped and counted"
-            ) from error
 
 
 def _epoch_order(seed: int, examples: int, epoch: int) -> Int64[np.ndarray, "examples"]:

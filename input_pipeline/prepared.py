@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,19 +107,31 @@ class PreparedSource:
 
     def __getitem__(self, index: int) -> Example:
         """Raises CorruptRecordError, naming shard and record, for bytes that cannot be read back."""
-        if not 0 <= index < len(self):
+        return self.examples([index])[0]
+
+    def examples(self, indices: Sequence[int]) -> list[Example]:
+        """Those at `indices`: the same as one by one, sooner. Errors as there."""
+        records = [self._read(index) for index in indices]
+        labels, known = self._labels(indices, np.stack([record.codes for record in records]))
+        return [
+            Example(r.image, labels[i], known[i], r.key, r.caption, r.box and self._reading.view(r.box))
+            for i, r in enumerate(records)
+        ]
+
+    def _read(self, index: int) -> Record:
+        if not 0 <= index < len(self._positions):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
         position = int(self._positions[index])
         shard = bisect.bisect_right(self._ends, position)
         start = self._ends[shard - 1] if shard else 0
-        record = self._shards[shard].read(position - start, self.schema.num_attributes)
-        labels, known = self._labels(index, record.codes)
-        view = None if record.box is None else self._reading.view(record.box)
-        return Example(record.image, labels, known, record.key, record.caption, view)
+        return self._shards[shard].read(position - start, self.schema.num_attributes)
 
-    def _labels(self, index: int, codes: Codes) -> tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]:
+    def _labels(
+        self, indices: Sequence[int], codes: Codes
+    ) -> tuple[UInt8[np.ndarray, "n A"], Bool[np.ndarray, "n A"]]:
         if self._manifest.class_labels_only and self.class_rates is not None:
-            return labels_from_rates(self.class_rates.of_example(index), *self._reading.class_thresholds)
+            rates = self.class_rates.rates[self.class_rates.of[indices]]
+            return labels_from_rates(rates, *self._reading.class_thresholds)
         return self._reading.decode_labels(codes)
 
     @property

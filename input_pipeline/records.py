@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,11 +44,17 @@ def make_record(
     return Record(image, codes, key, hashlib.sha256(image).hexdigest(), box, caption)
 
 
+@functools.cache
+def _message() -> Any:
+    """Protobuf's class for `tf.train.Example`. Imported only where data is read or written."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
 def encode_record(record: Record) -> bytes:
     """The record's bytes. A missing box or caption is a missing feature."""
-    from tensorflow_datasets.proto import tf_example_pb2  # only where data is read or written
-
-    example = tf_example_pb2.Example()
+    example = _message()()
     feature = example.features.feature
     texts = {"key": record.key, "sha256": record.sha256, "caption": record.caption}
     values = {name: text.encode() for name, text in texts.items() if text is not None}
@@ -65,9 +72,7 @@ def decode_record(data: bytes, attributes: int) -> Record:
       Exception: for bytes that are something else; protobuf's types are its own.
       ValueError: the labels are not `attributes` bytes, or the box is not four numbers.
     """
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    feature = tf_example_pb2.Example.FromString(data).features.feature
+    feature = _message().FromString(data).features.feature
     image, labels, key, sha256 = (
         feature[name].bytes_list.value[0] for name in ("image", "labels", "key", "sha256")
     )

@@ -1,4 +1,4 @@
-"""Smaller images to store: cut to the object, no larger than asked for."""
+"""Smaller images to store or to show: cut to the object, no larger than asked for."""
 
 from __future__ import annotations
 
@@ -53,6 +53,15 @@ class Storage:
     def _scale(self, window: Box) -> float:
         shortest = min(window.height, window.width)
         return 1.0 if self.shortest is None or shortest <= self.shortest else self.shortest / shortest
+
+
+def thumbnail(image: bytes, longest: int = 128) -> bytes:
+    """A JPEG of the whole image whose longer side has at most `longest` pixels. Raises CorruptImageError."""
+    height, width = image_shape(image)
+    scale = min(1.0, longest / max(height, width))
+    shape = max(1, round(height * scale)), max(1, round(width * scale))
+    pixels = cv2.resize(decode(image, shortest=min(shape)), shape[::-1], interpolation=cv2.INTER_AREA)
+    return simplejpeg.encode_jpeg(pixels, quality=80, colorspace="RGB")
 
 
 def around(box: Box, height: int, width: int) -> Box:

@@ -133,8 +133,8 @@ def _write_records(path: Path, records: Iterable[Record]) -> None:
         array_record_module,
     )  # slow to import, and reading a config needs none of it
 
-    # One record in a group: a reader asks for single examples, in any order.
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    # One record in a group: a reader asks for single examples, in any order. Images are compressed already.
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     count = 0
     try:
         for record in records:

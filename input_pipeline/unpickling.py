@@ -26,7 +26,7 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from input_pipeline.bounded import memory_limit, open_unpacked
+from input_pipeline.bounded import from_environment, memory_limit, open_unpacked
 from input_pipeline.errors import DataError
 
 _CHUNK = 1 << 24
@@ -38,6 +38,8 @@ _LATIN = ("latin1", "latin-1")
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """What a file may ask for. The defaults leave room for a file of some gigabytes.
+
+    A user changes them by environment variables, `WSCA_PICKLE_FILE_BYTES` and so on.
 
     Attributes:
       file_bytes: size of the file, uncompressed.
@@ -66,7 +68,7 @@ def read_pickle(path: Path, limits: Limits | None = None) -> Any:
     Raises:
       DataError: a file that cannot be read, is damaged, exceeds the limits, or is refused as unsafe.
     """
-    limits = limits or Limits()
+    limits = limits or from_environment(Limits, "WSCA_PICKLE")
     try:
         with open_unpacked(path, limits.file_bytes) as stream, memory_limit(limits.memory_bytes):
             return _Unpickler(stream, _Budget(limits.array_bytes)).load()

@@ -88,6 +88,11 @@ class WeakLabels:
         """Whether labels may be wrong."""
         return self.flip_positive > 0.0 or self.flip_negative > 0.0 or self.class_level
 
+    @property
+    def changes(self) -> bool:
+        """Whether training sees anything but the truth."""
+        return self.hides or self.noisy
+
     def apply(
         self,
         labels: UInt8[np.ndarray, "A"],

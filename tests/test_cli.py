@@ -62,9 +62,12 @@ def expect_one_line(capsys, code: int, *parts: str) -> None:
         ["train"],
         ["evaluate"],
         ["inspect"],
+        ["compile"],
         ["visualize"],
         ["prepare"],
         ["verify"],
+        ["bench"],
+        ["bench", "input"],
     ],
 )
 def test_help(words, capsys):
@@ -77,11 +80,13 @@ def test_help(words, capsys):
 
 def test_help_answers_at_once_because_nothing_heavy_is_imported():
     code = (
-        "import sys, wsca_jax.cli as cli; cli.build_parser(); "
-        "print([name for name in ('jax', 'numpy') if name in sys.modules])"
+        "import sys; before = set(sys.modules); "
+        "import wsca_jax.cli as cli; cli.build_parser().format_help(); "
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}; "
+        "print(sorted(loaded - sys.stdlib_module_names))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "['wsca_jax']"
 
 
 def test_missing_data_folder(tmp_path, capsys):
@@ -139,6 +144,31 @@ def rewrite_zip(official: Path, change) -> None:
         for name, data in members.items():
             if (changed := change(name, data)) is not None:
                 archive.writestr(name, changed)
+
+
+@pytest.mark.parametrize(
+    ("member", "complaint"),
+    [
+        ("../up.jpg", "leads out"),
+        ("/etc/passwd", "absolute path"),
+        ("img_align_celeba/000001.jpg", "two members"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_one_bad_member_refuses_the_whole_archive(official, tmp_path, capsys, member, complaint):
+    with zipfile.ZipFile(official / "img_align_celeba.zip", "a") as archive:
+        archive.writestr(member, b"anything")
+    code = run("prepare", "--data", "celeba", "--data_dir", official, "--output", tmp_path / "shards")
+    expect_one_line(capsys, code, "img_align_celeba.zip", "refused as unsafe", complaint)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_the_caps_of_archives_are_the_users(official, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WSCA_ARCHIVE_MEMBERS", "11")
+    code = run("verify", "--data", "celeba", "--data_dir", official)
+    expect_one_line(capsys, code, "more than 11 members", "docs/input-pipeline.md")
+    monkeypatch.setenv("WSCA_ARCHIVE_MEMBERS", "12")
+    assert run("verify", "--data", "celeba", "--data_dir", official) == ExitCode.DONE
 
 
 def test_misspelt_config_key(tmp_path, capsys):

@@ -95,6 +95,7 @@ def test_report_says_what_the_run_was_and_found(workdir, report, results):
     assert AttributeSchema.from_json(record["schema"]) == SCHEMA
     assert record["parameters"] == {"total": 1234567, "trained": 1000000}
     assert record["images_per_second"] == 640.0  # 6400 images in 2 s of waiting and 8 s of steps
+    assert record["data_wait"] == 0.2
     assert record["timings"]["checkpoint"] == 1.0
     assert record["truth"] == "what <annotators> said"
     assert "truth: what &lt;annotators&gt; said" in (workdir / "report.html").read_text()

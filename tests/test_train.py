@@ -105,7 +105,11 @@ def test_a_run_leaves_what_it_promises(whole):
     assert len(report["results"]["attributes"]) == 36
     assert report["steps"] == {"first": 0, "last": LAST_STEP}
     assert report["config"]["model"]["trunk"]["depth"] == 18
+    assert report["data_wait"] == pytest.approx(
+        report["timings"]["data_wait"] / (report["timings"]["data_wait"] + report["timings"]["step"])
+    )
     history = json.loads((whole / "training_history.json").read_text())
+    assert all(0 <= row["time"]["data_wait"] < 1 for row in history["train"])
     assert [row["step"] for row in history["validation"]] == list(range(6, LAST_STEP + 1, 6))
     assert "<html" in (whole / "report.html").read_text()
     assert list((whole / "tensorboard").iterdir())

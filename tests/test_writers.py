@@ -192,6 +192,19 @@ def test_on_a_terminal_there_is_one_bar():
     assert "\n" not in shown.rstrip("\n")
 
 
+def test_waiting_for_data_is_shown_once_it_is_known():
+    stream = io.StringIO()
+    clock = Clock()
+    with Progress(total=2, stream=stream, clock=clock, line_every=0.0) as progress:
+        progress.advance(1, 32, 0.5)
+        clock.now += 1.0
+        progress.advance(2, 32, 0.5, data_wait=0.0149)
+    assert stream.getvalue().splitlines() == [
+        "step 1/2, loss 0.5000",
+        "step 2/2, loss 0.5000, 32 images/s, 1.5 % data wait",
+    ]
+
+
 def test_notes_stay_above_the_bar():
     stream = Terminal()
     with Progress(total=2, stream=stream) as progress:

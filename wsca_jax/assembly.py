@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,11 +61,21 @@ class Run:
     schedule: Schedule
 
 
-def build(config: ConfigDict, schema: AttributeSchema, examples: int, words: tuple[str, ...] = ()) -> Run:
+def build(
+    config: ConfigDict,
+    schema: AttributeSchema,
+    examples: int,
+    words: tuple[str, ...] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
     """Builds a run on a data set of this schema with this many training examples.
 
     Args:
+      config: resolved and complete.
+      schema: of the data set.
+      examples: in its training split.
       words: of the data set's captions, from `caption_words` or the run's record.
+      devices: that the run is for; all there are by default.
 
     Raises:
       WscaError: one line, for a value that something does not take.
@@ -73,7 +84,7 @@ def build(config: ConfigDict, schema: AttributeSchema, examples: int, words: tup
     schedule = make_schedule(config, examples)
     method = build_method(config, schema, schedule.total)
     optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
-    layout = Layout(make_mesh(**config.mesh))
+    layout = Layout(make_mesh(**config.mesh, devices=devices))
     layout.check_batch_size(config.train.batch_size, config.train.accumulate)
     layout.check_batch_size(config.evaluation.batch_size)
     return Run(config, make_text(config, schema, words), method, optimizer, layout, schedule)
@@ -148,9 +159,9 @@ def make_text(config: ConfigDict, schema: AttributeSchema, words: tuple[str, ...
 
 
 def train_batches(
-    config: ConfigDict, text: Text, source: Source, start_step: int
+    config: ConfigDict, text: Text, source: Source, start_step: int, stop_step: int = sys.maxsize
 ) -> Generator[AttributeBatch]:
-    """This process's rows of every global batch from `start_step` on."""
+    """This process's rows of the global batches `start_step` to `stop_step`, the last one left out."""
     return pipeline.train_batches(
         source,
         images=ImageOptions(**config.data.images),
@@ -159,6 +170,7 @@ def train_batches(
         batch_size=config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
+        stop_step=stop_step,
         shard=jax.process_index(),
         shards=jax.process_count(),
         threads=config.data.threads,
@@ -190,8 +202,8 @@ def eval_batches(
 def batch_spec(config: ConfigDict, schema: AttributeSchema, rows: int) -> AttributeBatch:
     """Shapes and dtypes of a global batch of this many rows, as `jax.ShapeDtypeStruct`s."""
     columns = TextOptions(**config.data.text).columns
-    batch = blank_batch(rows, config.data.images.size, schema.num_attributes, columns)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    row = blank_batch(1, config.data.images.size, schema.num_attributes, columns)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), row)
 
 
 def checkpoint_options(config: ConfigDict) -> dict[str, Any]:

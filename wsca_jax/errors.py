@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 
 class ExitCode(enum.IntEnum):
@@ -16,6 +17,18 @@ class ExitCode(enum.IntEnum):
     DAMAGED = 5  # no checkpoint of the workdir passes its checksums
     PREEMPTED = 75  # SIGTERM: saved, start again with the same command
     INTERRUPTED = 130  # Ctrl-C; the last saved checkpoint is intact
+
+
+class Ending(NamedTuple):
+    """How a process ends.
+
+    Attributes:
+      code: its exit code.
+      line: for the user; None where a traceback has to say it.
+    """
+
+    code: ExitCode
+    line: str | None
 
 
 class WscaError(Exception):

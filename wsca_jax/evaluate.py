@@ -13,6 +13,7 @@ from input_pipeline.batch import First, Source, SourceWithFactors
 from wsca_jax import assembly, config, report
 from wsca_jax.assembly import Run, Split
 from wsca_jax.engine import evaluate as engine
+from wsca_jax.engine import hosts
 from wsca_jax.engine import state as states
 from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.engine.record import read_run_record
@@ -106,7 +107,9 @@ def load(
     """
     record = read_run_record(workdir)
     settings = config.from_json(record.config, f"{workdir}/run.json", data_dir)
-    source = assembly.open_source(settings, split)
+    with hosts.lead_first("data"):
+        source = assembly.open_source(settings, split)
+    hosts.check_same({"number of images": len(source), "schema": source.schema.to_json()})
     read_run_record(workdir, source.schema)
     run = assembly.build(settings, source.schema, len(source), record.words)
     spec = assembly.batch_spec(settings, source.schema, settings.train.batch_size)
@@ -145,6 +148,8 @@ def evaluate(
     evaluator = Evaluator(trained.run, source, trained.state)
     found = evaluator.predict(trained.state)
     results, losses = evaluator.measure(found)
+    if not hosts.is_lead():
+        return results
     print(f"{workdir}, step {trained.step}, {len(source)} examples of {source.schema.name}'s {split} split")
     print(f"Truth: {source.truth}\n")
     print(report.format_results(results))

@@ -10,7 +10,7 @@ class Preemption:
     """While entered, remembers that SIGTERM came instead of dying of it.
 
     Attributes:
-      requested: whether it came. The training loop looks after every step.
+      requested: whether it came to this process. The training loop looks after every step.
     """
 
     def __init__(self) -> None:

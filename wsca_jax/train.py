@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +20,10 @@ from input_pipeline.errors import DataError
 from wsca_jax import assembly, report
 from wsca_jax import config as configs
 from wsca_jax.assembly import Run
+from wsca_jax.engine import hosts
 from wsca_jax.engine import state as states
 from wsca_jax.engine.checkpoint import Checkpoints
-from wsca_jax.engine.record import has_run_record, read_run_record, write_run_record
+from wsca_jax.engine.record import has_run_record, read_run_record, write_run_record, written_at
 from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.step import StepReport, compile_train_step
 from wsca_jax.errors import DivergedError, Preempted, WscaError
@@ -27,11 +31,14 @@ from wsca_jax.evaluate import Evaluator
 from wsca_jax.metrics import Results
 from wsca_jax.preemption import Preemption
 from wsca_jax.report.records import REPORT_FILE
-from wsca_jax.timing import Stopwatch
-from wsca_jax.writers import Progress, RunWriter
+from wsca_jax.timing import DataWait, Stopwatch
+from wsca_jax.writers import Progress, RunWriter, format_share
 
 # How many steps the host may be ahead of the device. Reading a report this old never makes the device wait.
 STEPS_AHEAD = 2
+
+# Seconds in which a shared file system shows one host what another wrote.
+SHARED_WITHIN = 60
 
 # What may be measured during training, and how it is called in the terminal.
 KINDS = {"validation": "validation", "hidden": "hidden labels of training images,"}
@@ -79,11 +86,13 @@ def train(
       WscaError, DataError: each with one line for the user; see `wsca_jax.errors.ExitCode`.
     """
     clock = Stopwatch(("compile", "data_wait", "step", "checkpoint", "evaluation"))
-    sources = Sources(assembly.open_source(config, "train"), assembly.open_source(config, "validation"))
+    with hosts.lead_first("data"):  # what is prepared on first use is prepared once
+        sources = Sources(assembly.open_source(config, "train"), assembly.open_source(config, "validation"))
     assembly.check_protocol(config, sources.train)
-    words = vocabulary_words(config, sources.train, workdir)
-    run = assembly.build(config, sources.train.schema, len(sources.train), words)
-    keep_record(run, workdir, accept_changes)
+    words = hosts.tell("words", lambda: vocabulary_words(config, sources.train, workdir))
+    run = assembly.build(config, sources.train.schema, len(sources.train), tuple(words))
+    check_same_run(run, sources)
+    check_shared(workdir, hosts.tell("record", lambda: keep_record(run, workdir, accept_changes)))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, **assembly.checkpoint_options(config)))
         state = begin(run, checkpoints)
@@ -91,11 +100,13 @@ def train(
         tools = open_tools(stack, run, workdir, checkpoints, first, clock)
         announce(run, sources, state, tools.progress)
         finished = run_steps(run, sources, state, tools)
-    if jax.process_index() == 0:
+    if hosts.is_lead():
         print(report.format_results(finished.results))
         if first < run.schedule.total:
-            page = report.write(workdir, describe(run, sources, finished, first, clock, command))
-            print(f"\nReport: {page}\nFigures: {workdir / REPORT_FILE}")
+            described = describe(run, sources, finished, first, clock, command)
+            page = report.write(workdir, described)
+            print(f"\nWaited for data: {format_share(described.data_wait)} of step time")
+            print(f"Report: {page}\nFigures: {workdir / REPORT_FILE}")
     return finished.results
 
 
@@ -106,8 +117,8 @@ def vocabulary_words(config: ConfigDict, source: Source, workdir: Path) -> tuple
     return assembly.caption_words(config, source)
 
 
-def keep_record(run: Run, workdir: Path, accept_changes: bool) -> None:
-    """Writes the run's record, after holding this configuration against the one that is there.
+def keep_record(run: Run, workdir: Path, accept_changes: bool) -> float:
+    """Writes the run's record, after holding this configuration against the one that is there; returns when.
 
     Raises:
       WscaError: the workdir's run has another schema, or a configuration that means something else.
@@ -121,7 +132,26 @@ def keep_record(run: Run, workdir: Path, accept_changes: bool) -> None:
                 f"{workdir}: its run began with another configuration ({'; '.join(changes)}); "
                 "give that one, choose another --workdir, or add --accept_changes"
             )
-    write_run_record(workdir, configs.to_json(run.config), schema, run.text.words)
+    return write_run_record(workdir, configs.to_json(run.config), schema, run.text.words)
+
+
+def check_same_run(run: Run, sources: Sources) -> None:
+    """Raises WscaError where this process and the leading one were not given the same run."""
+    config = {key: value for key, value in configs.flat(run.config).items() if key != "data.dir"}
+    images = {f"number of {split} images": len(source) for split, source in sources._asdict().items()}
+    hosts.check_same({**config, **images, "schema": run.method.schema.to_json()})
+
+
+def check_shared(workdir: Path, written: float) -> None:
+    """Raises WscaError where this workdir is not the leading process's, whose record is of `written`."""
+    limit = time.monotonic() + SHARED_WITHIN
+    while written_at(workdir) != written:
+        if time.monotonic() > limit:
+            raise WscaError(
+                f"{workdir}: process {jax.process_index()} does not find in it what process 0 wrote; choose "
+                "a --workdir on a file system that all hosts share"
+            )
+        time.sleep(0.1)
 
 
 def begin(run: Run, checkpoints: Checkpoints) -> TrainState:
@@ -147,7 +177,7 @@ def open_tools(
     first: int,
     clock: Stopwatch,
 ) -> Tools:
-    lead, schedule = jax.process_index() == 0, run.schedule
+    lead, schedule = hosts.is_lead(), run.schedule
     writer = RunWriter(workdir, first, active=lead)
     progress = Progress(
         total=schedule.total, start=first, steps_per_epoch=schedule.steps_per_epoch, active=lead
@@ -197,9 +227,10 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
     with clock.part("compile"):
         take = compile_step(run, state)
         evaluators = make_evaluators(run, sources, state)
-    watch = Watch(run, sources.train, tools)
+        hosts.wait_for_all("compiled")  # devices that first meet wait less long than a compilation may take
+    watch, vote = Watch(run, sources.train, tools), hosts.Vote(run.layout, STEPS_AHEAD)
     results = evaluators["validation"].run(state)[0] if first == last else None
-    with contextlib.closing(assembly.train_batches(config, run.text, sources.train, first)) as batches:
+    with contextlib.closing(assembly.train_batches(config, run.text, sources.train, first, last)) as batches:
         for number in range(first + 1, last + 1):
             with clock.part("data_wait"):
                 batch = next(batches)
@@ -209,9 +240,10 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
             results = None
             if number == last or number % evaluate_every == 0:
                 results = watch.evaluate(evaluators, state)
-            if number == last or number % save_every == 0 or tools.preemption.requested:
+            leave = vote.any(tools.preemption.requested)
+            if number == last or number % save_every == 0 or leave:
                 watch.save(state, results)
-            if tools.preemption.requested and number < last:
+            if leave and number < last:
                 tools.checkpoints.wait()
                 raise Preempted(
                     f"SIGTERM: saved step {number} of {last}; the same command goes on from there"
@@ -252,17 +284,17 @@ class Watch:
     """Looks at every step, a little after it was dispatched: logs it, and stops a run that went wrong.
 
     Attributes:
-      skipped_examples: training examples that could not be read, in this process.
+      skipped_examples: training examples that could not be read.
     """
 
     def __init__(self, run: Run, source: Source, tools: Tools) -> None:
         self.skipped_examples = 0
         self._run, self._source, self._tools = run, source, tools
         self._pending: deque[Taken] = deque()
+        self._data_wait, self._waited = DataWait(tools.clock), math.nan
 
     def add(self, taken: Taken) -> None:
-        """Counts skipped examples and looks at the steps that are old enough."""
-        self._count_skipped(taken)
+        """Looks at the steps that are old enough."""
         self._tools.checkpoints.check()
         self._pending.append(taken)
         while len(self._pending) > STEPS_AHEAD:
@@ -304,8 +336,12 @@ class Watch:
 
     def _look(self, taken: Taken) -> None:
         step = jax.device_get(taken.report)
-        self._tools.progress.advance(taken.number, float(step.examples), float(step.loss))
-        if taken.number % self._run.config.train.log_every == 0:
+        self._count_skipped(taken, step)
+        logged = taken.number % self._run.config.train.log_every == 0
+        if logged:
+            self._waited = self._data_wait.since_last()
+        self._tools.progress.advance(taken.number, float(step.examples), float(step.loss), self._waited)
+        if logged:
             self._log(taken.number, step)
         if not step.finite:
             self._tools.progress.note(f"step {taken.number}: loss or gradient not finite, step skipped")
@@ -317,23 +353,27 @@ class Watch:
         values |= {f"weight/{name}": value for name, value in step.weights.items()} | dict(step.gauges)
         scalars = ("loss", "grad_norm", "learning_rate", "skipped")
         values |= {name: getattr(step, name) for name in scalars}
-        rate = self._tools.progress.images_per_second
-        self._tools.writer.write(number, "train", values, {"images_per_second": rate})
+        timings = {"images_per_second": self._tools.progress.images_per_second, "data_wait": self._waited}
+        self._tools.writer.write(number, "train", values, timings)
 
-    def _count_skipped(self, taken: Taken) -> None:
-        skipped = taken.batch.index[(taken.batch.weight == 0) & (taken.batch.index >= 0)]
-        self.skipped_examples += len(skipped)
-        budget = self._run.config.data.skip_budget
-        if self.skipped_examples > budget:
+    def _count_skipped(self, taken: Taken, step: StepReport) -> None:
+        config = self._run.config
+        skipped = config.train.batch_size - round(float(step.examples))
+        self.skipped_examples += skipped
+        if skipped and self.skipped_examples > config.data.skip_budget:
+            unread = taken.batch.index[taken.batch.weight == 0].tolist()
+            *_, last = itertools.chain.from_iterable(hosts.gather("unread", unread))
             raise DataError(
-                f"{self.skipped_examples} examples could not be read, data.skip_budget allows {budget}; "
-                f"the last was number {skipped[-1]}. `wsca verify` names them all"
+                f"{self.skipped_examples} examples could not be read, data.skip_budget allows "
+                f"{config.data.skip_budget}; the last was number {last}. `wsca verify` names them all"
             )
 
     def _give_up(self, taken: Taken, step: StepReport) -> None:
-        keys = [self._source[index].key for index in taken.batch.index.tolist()]
+        indices = itertools.chain.from_iterable(hosts.gather("diverged", taken.batch.index.tolist()))
         path = self._tools.workdir / "diverged.json"
-        path.write_text(json.dumps({"step": taken.number, "examples": keys}, indent=1) + "\n")
+        if hosts.is_lead():
+            keys = [self._source[index].key for index in indices]
+            path.write_text(json.dumps({"step": taken.number, "examples": keys}, indent=1) + "\n")
         raise DivergedError(
             f"step {taken.number}: {step.skipped_in_a_row} steps in a row were not finite; the last batch's "
             f"examples are in {path}. Lower optimizer.learning_rate, or look at the examples"

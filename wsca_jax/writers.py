@@ -2,7 +2,7 @@
 
 A row of `metrics.jsonl` is one JSON object:
 
-    {"step": 50, "kind": "train", "values": {"loss": 0.69, ...}, "time": {"images_per_second": 812.0}}
+    {"step": 50, "kind": "train", "values": {"loss": 0.69, ...}, "time": {"images_per_second": 812.0, ...}}
 
 `values` depends on configuration and data alone: a run that was killed and resumed writes the same bits.
 Everything the clock decides stands under `time`. Floats are written in full; those JSON has no word for are
@@ -208,7 +208,7 @@ class Progress:
         self._active, self._line_every, self._clock = active, line_every, clock
         self._first: tuple[float, int] | None = None
         self._recent: deque[tuple[float, float]] = deque(maxlen=50)
-        self._images, self._last_line = 0.0, -math.inf
+        self._images, self._last_line, self._data_wait = 0.0, -math.inf, math.nan
         self._bar = self._make_bar() if active and self._stream.isatty() else None
 
     def _make_bar(self) -> tqdm:
@@ -223,15 +223,16 @@ class Progress:
             desc=self._epoch() or "training",
         )
 
-    def advance(self, step: int, images: float, loss: float) -> None:
+    def advance(self, step: int, images: float, loss: float, data_wait: float = math.nan) -> None:
         """Shows that `step` is done.
 
         Args:
           step: optimiser steps done.
           images: how many this step saw.
           loss: its loss.
+          data_wait: share of step time that went into waiting for data lately; NaN shows nothing.
         """
-        now = self._clock()
+        now, self._data_wait = self._clock(), data_wait
         self._first = self._first or (now, step)
         self._images += images
         self._recent.append((now, self._images))
@@ -309,9 +310,16 @@ class Progress:
         figures = [f"loss {loss:.4f}"]
         if not math.isnan(rate):
             figures.append(f"{rate:,.0f} images/s")
+        if not math.isnan(self._data_wait):
+            figures.append(f"{format_share(self._data_wait)} data wait")
         if not math.isnan(left) and self._step < self._total:
             figures.append(f"{format_seconds(left)} left")
         return figures
+
+
+def format_share(share: float) -> str:
+    """ "1.5 %"."""
+    return f"{100 * share:.1f} %"
 
 
 def format_seconds(seconds: float) -> str:

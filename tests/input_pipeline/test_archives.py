@@ -172,6 +172,20 @@ def test_limits(tmp_path, writer, limits, match):
     open_archive(tmp_path / "x").close()  # harmless within the default limits
 
 
+def test_limits_come_from_the_environment(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "x", dict(FILES))
+    monkeypatch.setenv("WSCA_ARCHIVE_MEMBERS", "2")
+    assert_refused(path, "more than 2 members")
+    monkeypatch.setenv("WSCA_ARCHIVE_MEMBERS", str(len(FILES)))
+    monkeypatch.setenv("WSCA_ARCHIVE_RATIO", "0.5")
+    monkeypatch.setenv("WSCA_ARCHIVE_RATIO_FROM_BYTES", "1")
+    assert_refused(path, "more than 0.5 times its size")
+    for bad in ("many", "-1", "0", "nan."):
+        monkeypatch.setenv("WSCA_ARCHIVE_RATIO", bad)
+        with pytest.raises(DataError, match="WSCA_ARCHIVE_RATIO="):
+            open_archive(path)
+
+
 def test_a_real_zip_bomb(tmp_path):
     """100 MB of zeros in 100 kB."""
     path = write_zip(tmp_path / "x.zip", {"zeros": bytes(100 << 20)})

@@ -91,3 +91,24 @@ def test_wrong_settings_are_one_line():
         cub.Options(split="zero_shot")
     with pytest.raises(DataError, match="certainty"):
         cub.Options(certainty=5)
+
+
+@pytest.mark.parametrize("labels_of", ["images", "classes"])
+def test_verify_counts_the_labels_that_a_source_hands_out(official, tmp_path, labels_of):
+    missing = {} if labels_of == "images" else {"attributes/image_attribute_labels.txt": None}
+    folder = official.write(**missing)
+    prepared = cub.prepare(folder, tmp_path / "prepared")
+    for place in (folder, prepared):
+        for split in cub.verify(place, cub.Options()).splits:
+            found = examples(folder, split.split).values()
+            known = np.array([example.known for example in found])
+            positive = np.array([example.labels for example in found])
+            assert split.readable == len(known)
+            assert known.any()
+            np.testing.assert_allclose(split.known_rate, known.mean(0))
+            with np.errstate(invalid="ignore"):
+                np.testing.assert_allclose(split.positive_rate, positive.sum(0) / known.sum(0))
+            for shown in split.shown:
+                example = next(example for example in found if example.key == shown.key)
+                np.testing.assert_array_equal(shown.labels, example.labels)
+                np.testing.assert_array_equal(shown.known, example.known)

@@ -2,6 +2,7 @@
 
 import builtins
 import copyreg
+import gzip
 import io
 import operator
 import os
@@ -204,6 +205,13 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
     path = write(tmp_path, zlib.compress(pickle.dumps(bytes(1 << 22), 4)))
     with pytest.raises(DataError, match="unpacks to more than 1048576 bytes"):
         read_pickle(path, Limits(file_bytes=1 << 20))
+
+
+def test_limits_come_from_the_environment(tmp_path, monkeypatch):
+    path = write(tmp_path, gzip.compress(pickle.dumps(bytes(2 << 20))))
+    monkeypatch.setenv("WSCA_PICKLE_FILE_BYTES", str(1 << 20))
+    with pytest.raises(DataError, match="unpacks to more than 1048576 bytes"):
+        read_pickle(path)
 
 
 def test_the_memory_limit_is_taken_back(tmp_path):

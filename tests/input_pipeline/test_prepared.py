@@ -10,7 +10,9 @@ from official_files import OfficialCeleba
 
 from input_pipeline import celeba
 from input_pipeline.errors import CorruptRecordError, DataError
+from input_pipeline.images import ImageOptions
 from input_pipeline.labels import binary_codes
+from input_pipeline.pipeline import eval_batches
 from input_pipeline.prepared import PreparedSource, Reading, read_manifest, write_manifest
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import file_sha256, measure
@@ -245,3 +247,27 @@ def test_many_shards_read_as_one(made, folder):
     data = source(folder)
     assert [data[i].key for i in range(len(data))] == made[0].keys[:COUNT]
     assert celeba.verify(folder, celeba.Options()).ok
+
+
+def test_a_damaged_record_costs_its_own_row_of_a_batch_and_no_other(folder):
+    def batch(**settings):
+        return next(eval_batches(source(folder), images=ImageOptions(8), batch_size=COUNT, **settings))
+
+    whole = batch()
+    record = damage_one_record(folder)
+    with pytest.raises(CorruptRecordError, match=f"record {record}: damaged"):
+        batch()
+    rest = np.arange(COUNT) != record
+    for found, expected in zip(batch(allow_corrupt=True)[:5], whole[:5], strict=True):
+        np.testing.assert_array_equal(found[rest], expected[rest])
+    assert batch(allow_corrupt=True).weight.tolist() == rest.tolist()
+
+
+def test_many_examples_at_once_are_those_read_one_by_one(folder):
+    indices = [3, 0, 3, 1]
+    for found, expected in zip(
+        source(folder).examples(indices), map(source(folder).__getitem__, indices), strict=True
+    ):
+        assert (found.key, found.image, found.view) == (expected.key, expected.image, expected.view)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.known, expected.known)

@@ -7,6 +7,9 @@
 
 A save is: marker, state to a temporary folder, rename, checksums, marker away. The step before it stays until
 all of that is done, so a process killed at any moment leaves a step that can be trusted.
+
+With several processes each writes the arrays it holds, all into one folder that they share. Everything else
+is done by the leading one, and what it finds there is told to the others.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import functools
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -25,16 +29,18 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from wsca_jax.engine import manifest
+from wsca_jax.engine import hosts, manifest
+from wsca_jax.engine.fit import check_fit
 from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.storage import check_space, storage_errors
-from wsca_jax.errors import DamagedCheckpointError, WscaError
+from wsca_jax.errors import DamagedCheckpointError, Preempted, WscaError
 
 Target = TypeVar("Target")
 _log = logging.getLogger(__name__)
 _DELETED = "deleted"
 _SAVING = ".saving"
 _SPARE_BYTES = 2**20  # metadata and file-system overhead beside the arrays
+_ABANDON_AFTER = 30  # seconds
 
 
 class Restored(NamedTuple, Generic[Target]):
@@ -92,9 +98,7 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         logging.getLogger("absl").addFilter(_not_from_orbax)
         if not read_only:
-            with storage_errors(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._clean()
+            hosts.tell("checkpoints", self._prepare)
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +106,10 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is not None and hosts.several() and not isinstance(error, Preempted):
+            self._abandon()
+        else:
+            self.close()
 
     # Saving
 
@@ -123,7 +130,7 @@ class Checkpoints:
             raise ValueError("these checkpoints were opened read-only")
         self.wait()
         step = int(state.step)
-        if step in self.steps():
+        if hosts.tell("is saved", lambda: step in self.steps()):
             return
         if metrics is not None and self._best_metric not in metrics:
             names = ", ".join(sorted(metrics))
@@ -133,7 +140,8 @@ class Checkpoints:
         check_space(self._folder, needed, detail)
         scores = {name: float(value) for name, value in (metrics or {}).items()}
         with self._cleaning_up(detail):
-            self._marker(step).touch()
+            if hosts.is_lead():
+                self._marker(step).touch()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -164,29 +172,43 @@ class Checkpoints:
             self._background.shutdown()
             self._let_go()
 
+    def _abandon(self) -> None:
+        """Gives a save under way some time, and leaves the rest as it is: the others may be gone."""
+        if self._pending is not None:
+            with contextlib.suppress(Exception):  # another error is on its way to the user
+                self._pending.result(_ABANDON_AFTER)
+        self._background.shutdown(wait=False)
+
     def _finish(self, step: int, detail: str) -> None:
         with self._cleaning_up(detail):
             self._manager.wait_until_finished()
-            manifest.write(self._folder / str(step))
-            self._marker(step).unlink()
-            _remove([self._folder / _DELETED])
+            hosts.tell(f"saved {step}", functools.partial(self._seal, step))
+
+    def _seal(self, step: int) -> None:
+        """Every process has written all of a step: from here on it can be trusted."""
+        manifest.write(self._folder / str(step))
+        self._marker(step).unlink()
+        _remove([self._folder / _DELETED])
 
     @contextlib.contextmanager
     def _cleaning_up(self, detail: str) -> Iterator[None]:
-        """Gives the disk back what a failed save took, and says for the user what happened."""
+        """Gives the disk back what a failed save took, and says for the user what happened.
+
+        Where others may still be writing there, the next start does that.
+        """
         try:
             with storage_errors(self._folder, detail):
                 yield
         except Exception:
-            self._clean()
-            self._let_go()
+            if not hosts.several():
+                self._clean()
+                self._let_go()
             raise
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         # It reads every step's metrics as it starts, and would stumble over a damaged step.
-        for step in self.steps():
-            self._is_good(step)
+        hosts.tell("trusted steps", lambda: [step for step in self.steps() if self._is_good(step)])
         latest, best = self._keep
         policies = ocp.checkpoint_managers
         kept = policies.AnyPreservationPolicy(
@@ -196,7 +218,10 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            best_fn=self._rank, preservation_policy=kept, todelete_subdir=_DELETED
+            best_fn=self._rank,
+            preservation_policy=kept,
+            todelete_subdir=_DELETED,
+            **(_among_several() if hosts.several() else {}),
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
@@ -240,7 +265,7 @@ class Checkpoints:
           WscaError: the checkpoint holds other parameters than the target.
         """
         self.wait()
-        return self._restore_first(reversed(self.steps()), target)
+        return self._restore_first(lambda: reversed(self.steps()), target)
 
     def restore_best(self, target: Target) -> Restored[Target] | None:
         """Reads the step with the best metric that passes its checksums; see `restore_latest`.
@@ -248,15 +273,24 @@ class Checkpoints:
         Where no step has metrics, that is the newest.
         """
         self.wait()
-        metrics = {step: self._metrics(step) for step in self.steps() if self._is_good(step)}
-        ranked = sorted(metrics, key=lambda step: (self._rank(metrics[step]), step), reverse=True)
-        return self._restore_first(ranked, target)
+        return self._restore_first(self._best_first, target)
 
-    def _restore_first(self, steps: Iterable[int], target: Target) -> Restored[Target] | None:
+    def _best_first(self) -> list[int]:
+        metrics = {step: self._metrics(step) for step in self.steps() if self._is_good(step)}
+        return sorted(metrics, key=lambda step: (self._rank(metrics[step]), step), reverse=True)
+
+    def _restore_first(
+        self, candidates: Callable[[], Iterable[int]], target: Target
+    ) -> Restored[Target] | None:
+        step = hosts.tell("step to restore", lambda: self._first_good(candidates()))
+        self._let_go()  # it has not seen what went to quarantine
+        return None if step is None else self._restore(step, target)
+
+    def _first_good(self, steps: Iterable[int]) -> int | None:
         damaged = []
         for step in steps:
             if self._is_good(step):
-                return self._restore(step, target)
+                return step
             damaged.append(step)
         quarantined = sorted(path.name for path in self._quarantine.glob("*"))
         if damaged or quarantined:
@@ -270,7 +304,7 @@ class Checkpoints:
     def _restore(self, step: int, target: Target) -> Restored[Target]:
         path = self._folder / str(step) / "state"
         reader = ocp.PyTreeCheckpointHandler()
-        _check_fit(path, _leaves(reader.metadata(path).tree), target)
+        check_fit(path, reader.metadata(path).tree, target)
         arguments = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -296,8 +330,12 @@ class Checkpoints:
         place = _free_name(self._quarantine / folder.name)
         folder.rename(place)
         _log.warning("checkpoint %s is not trusted: %s; moved to %s", folder, found, place)
-        self._let_go()
         return False
+
+    def _prepare(self) -> None:
+        with storage_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._clean()
 
     def _clean(self) -> None:
         """Removes what killed or failed saves left behind."""
@@ -321,6 +359,26 @@ class Checkpoints:
         return f"the last good step is {steps[-1]}" if steps else "no step was saved before it"
 
 
+def _among_several() -> dict[str, Any]:
+    """Options with which Orbax meets through the coordination service, not through the devices.
+
+    It meets in threads, too, and devices would then take part in an order that differs between processes.
+    """
+    everyone = set(range(jax.process_count()))
+    meet = ocp.multihost.get_barrier_sync_fn(processes=everyone)
+
+    def meet_unless_failed(*, key: str, timeout_ms: int) -> None:
+        if (error := sys.exception()) is not None:  # the others will not come to where this one stands
+            raise error
+        meet(key=key, timeout_ms=timeout_ms)
+
+    return {
+        "create": False,  # Orbax makes no folder for named processes
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(active_processes=everyone),
+        "async_options": ocp.options.AsyncOptions(barrier_sync_fn=meet_unless_failed),
+    }
+
+
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     """Orbax logs each error four times over with its traceback, and then raises it: once is enough."""
     return "orbax" not in Path(record.pathname).parts
@@ -339,33 +397,3 @@ def _free_name(path: Path) -> Path:
         number += 1
         taken = path.with_name(f"{path.name}-{number}")
     return taken
-
-
-def _leaves(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
-        for path, leaf in leaves
-    }
-
-
-def _check_fit(path: Path, stored: dict[str, tuple[tuple[int, ...], str]], target: Any) -> None:
-    """Raises WscaError unless the target's arrays are the stored ones; Orbax would pass over a difference."""
-    wanted = _leaves(target)
-    extra = stored.keys() - wanted.keys() if isinstance(target, TrainState) else set()
-    for name in sorted((wanted.keys() - stored.keys()) | extra):
-        state = "is in the checkpoint and not in the model" if name in extra else "is missing"
-        raise WscaError(
-            f"{path}: {name} {state}; the run's configuration and this checkpoint do not belong together"
-        )
-    for name, expected in wanted.items():
-        if stored[name] != expected:
-            raise WscaError(
-                f"{path}: {name} is {_described(stored[name])}, expected {_described(expected)}; "
-                "the run's configuration and this checkpoint do not belong together"
-            )
-
-
-def _described(leaf: tuple[tuple[int, ...], str]) -> str:
-    shape, dtype = leaf
-    return f"{dtype}[{','.join(map(str, shape))}]"

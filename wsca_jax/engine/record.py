@@ -34,8 +34,11 @@ class RunRecord:
 
 def write_run_record(
     workdir: Path, config: Mapping[str, Any], schema: AttributeSchema, words: Sequence[str] = ()
-) -> None:
+) -> float:
     """Writes `workdir`/run.json, all of it or nothing; makes the workdir where there is none.
+
+    Returns:
+      `written_at` of the new record.
 
     Raises:
       WscaError: the workdir cannot be written.
@@ -51,6 +54,15 @@ def write_run_record(
     with storage_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(workdir / NAME, text + "\n")
+        return (workdir / NAME).stat().st_mtime
+
+
+def written_at(workdir: Path) -> float | None:
+    """When the run's record was last written, by its file system's clock; None where there is none."""
+    try:
+        return (workdir / NAME).stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def has_run_record(workdir: Path) -> bool:

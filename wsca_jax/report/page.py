@@ -11,12 +11,13 @@ from typing import Any
 
 from wsca_jax.metrics import AttributeResult, Results, Summary
 from wsca_jax.report.charts import loss_chart, map_chart, series, share_chart
+from wsca_jax.report.elements import MISSING, bar, card, document, number, sort_value, sortable_head, words
 from wsca_jax.report.records import TrainingReport
-from wsca_jax.report.style import CSS, SCRIPT
+from wsca_jax.report.style import SCRIPT
 from wsca_jax.report.tables import describe_worst_group
-from wsca_jax.writers import Row, format_seconds
+from wsca_jax.writers import Row, format_seconds, format_share
 
-TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 TIMED = {
     "compile": "compiling",
     "data_wait": "waiting for data",
@@ -45,17 +46,11 @@ def render(report: TrainingReport, rows: Sequence[Row]) -> str:
         _configuration(report),
         _environment(report),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(_title(report))}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    return document(_title(report), sections, script=SCRIPT)
 
 
 def _title(report: TrainingReport) -> str:
-    return f"{report.schema.name}: mAP {_number(report.results.overall.mAP)}"
+    return f"{report.schema.name}: mAP {number(report.results.overall.mAP)}"
 
 
 def _header(report: TrainingReport) -> str:
@@ -87,29 +82,26 @@ def _header(report: TrainingReport) -> str:
 
 def _headline(report: TrainingReport) -> str:
     results, overall = report.results, report.results.overall
+    data_wait = MISSING if math.isnan(report.data_wait) else format_share(report.data_wait)
     figures = [
-        ("mAP", _number(overall.mAP), f"chance {_number(overall.chance_mAP)}"),
-        ("normalised mAP", _number(overall.normalised_mAP), "0 is chance, 1 is perfect"),
+        ("mAP", number(overall.mAP), f"chance {number(overall.chance_mAP)}"),
+        ("normalised mAP", number(overall.normalised_mAP), "0 is chance, 1 is perfect"),
         (
             "mean accuracy",
-            _number(overall.accuracy),
-            f"majority class {_number(majority_accuracy(results))}",
+            number(overall.accuracy),
+            f"majority class {number(majority_accuracy(results))}",
         ),
-        ("mean balanced accuracy", _number(overall.balanced_accuracy), "chance 0.500"),
+        ("mean balanced accuracy", number(overall.balanced_accuracy), "chance 0.500"),
         (
             "macro F1",
-            _number(overall.f1),
-            f"CF1 {_number(overall.class_f1)}, OF1 {_number(overall.overall_f1)}",
+            number(overall.f1),
+            f"CF1 {number(overall.class_f1)}, OF1 {number(overall.overall_f1)}",
         ),
-        ("calibration error", _number(overall.calibration_error), "0 is perfect"),
-        ("images per second", f"{report.images_per_second:,.0f}", "training steps and data"),
+        ("calibration error", number(overall.calibration_error), "0 is perfect"),
+        ("images per second", f"{report.images_per_second:,.0f}", f"{data_wait} of it waiting for data"),
         ("wall time", format_seconds(report.timings["total"]), f"from step {report.first_step:,}"),
     ]
-    cards = "".join(
-        f'<div class="figure card"><span>{escape(name)}</span><b>{escape(value)}</b>'
-        f"<span>{escape(note)}</span></div>"
-        for name, value, note in figures
-    )
+    cards = "".join(card(*figure) for figure in figures)
     return f'<section class="figures">{cards}</section>{_remarks(results)}'
 
 
@@ -131,7 +123,7 @@ def _remarks(results: Results) -> str:
     if results.legacy_group_accuracy is not None:
         remarks.append(
             "Legacy group accuracy (count of positives mod K, for comparison with older figures only): "
-            f"{_number(results.legacy_group_accuracy.mean)}."
+            f"{number(results.legacy_group_accuracy.mean)}."
         )
     return "".join(f'<p class="muted" style="margin-top:12px">{escape(remark)}</p>' for remark in remarks)
 
@@ -170,7 +162,7 @@ def _pseudo_labels(rows: Sequence[Row]) -> str:
         (accepted, share_chart(rows, shares, accepted)),
         (right, share_chart(rows, accuracies, right)),
     )
-    note = f"Expected calibration error of their quality: {_number(errors[-1])}." if len(errors) else ""
+    note = f"Expected calibration error of their quality: {number(errors[-1])}." if len(errors) else ""
     return (
         f'<h2>Pseudo labels</h2><section class="charts">{_figures(charts)}</section>'
         f'<p class="muted">{escape(note)}</p>'
@@ -200,9 +192,8 @@ def _group_cells(summary: Summary, name: str = "") -> str:
         summary.exact_match,
     )
     return (
-        f"<td>{escape(_words(name or summary.name))}</td><td>{summary.attributes}</td>"
-        f"<td>{_bar(summary.mAP, summary.chance_mAP)}</td>"
-        + "".join(f"<td>{_number(v)}</td>" for v in values)
+        f"<td>{escape(words(name or summary.name))}</td><td>{summary.attributes}</td>"
+        f"<td>{bar(summary.mAP, summary.chance_mAP)}</td>" + "".join(f"<td>{number(v)}</td>" for v in values)
     )
 
 
@@ -223,29 +214,23 @@ ATTRIBUTE_COLUMNS = (
 
 
 def _attributes(results: Results) -> str:
-    head = "".join(
-        f'<th data-kind="{kind}"{_left(kind)}><button type="button">{name}</button></th>'
-        for name, kind in ATTRIBUTE_COLUMNS
-    )
     body = "".join(f"<tr>{_attribute_cells(attribute)}</tr>" for attribute in results.attributes)
     return (
         '<h2>Attributes</h2><p class="muted">Bars show average precision; the mark is prevalence, which is '
         "what chance reaches. ECE is the expected calibration error. A click on a heading sorts.</p>"
         '<div class="card wide"><table data-sortable>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{sortable_head(ATTRIBUTE_COLUMNS)}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def _left(kind: str) -> str:
-    return ' class="left"' if kind == "text" else ""
 
 
 def _attribute_cells(a: AttributeResult) -> str:
     texts = "".join(
-        f'<td class="left" data-value="{escape(text)}">{escape(_words(text))}</td>'
+        f'<td class="left" data-value="{escape(text)}">{escape(words(text))}</td>'
         for text in (a.name, a.group)
     )
-    bar = f'<td data-value="{_value(a.average_precision)}">{_bar(a.average_precision, a.prevalence)}</td>'
+    precision = (
+        f'<td data-value="{sort_value(a.average_precision)}">{bar(a.average_precision, a.prevalence)}</td>'
+    )
     figures = (
         a.prevalence,
         a.accuracy,
@@ -255,29 +240,9 @@ def _attribute_cells(a: AttributeResult) -> str:
         a.f1,
         a.calibration_error,
     )
-    numbers = "".join(f'<td data-value="{_value(v)}">{_number(v)}</td>' for v in figures)
+    numbers = "".join(f'<td data-value="{sort_value(v)}">{number(v)}</td>' for v in figures)
     counts = "".join(f'<td data-value="{n}">{n:,}</td>' for n in (a.positives, a.known))
-    return texts + bar + numbers + counts
-
-
-def _bar(value: float, mark: float) -> str:
-    """A figure in [0, 1] as a number and a bar, with a mark where chance lies."""
-    fill = "" if math.isnan(value) else f'<i style="width:{100 * value:.1f}%"></i>'
-    tick = "" if math.isnan(mark) else f'<u style="left:{100 * mark:.1f}%"></u>'
-    return f'<div class="with-bar"><span>{_number(value)}</span><div class="bar">{fill}{tick}</div></div>'
-
-
-def _number(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{value:.3f}"
-
-
-def _value(value: float) -> str:
-    """What the page sorts by; empty sorts last."""
-    return "" if math.isnan(value) else repr(value)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return texts + precision + numbers + counts
 
 
 # What it took.
@@ -341,7 +306,7 @@ def _environment(report: TrainingReport) -> str:
 
 def _facts(items: Iterable[tuple[str, Any]]) -> str:
     rows = "".join(
-        f'<tr><td>{escape(_words(name))}</td><td class="left">{escape(_text(value))}</td></tr>'
+        f'<tr><td>{escape(words(name))}</td><td class="left">{escape(_text(value))}</td></tr>'
         for name, value in items
     )
     return f'<div class="card"><table class="wrap"><tbody>{rows}</tbody></table></div>'

@@ -16,6 +16,7 @@ import jax
 
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.metrics import Results
+from wsca_jax.timing import data_wait_share
 from wsca_jax.writers import METRICS_FILE, Row, encode, read_rows
 
 FORMAT_VERSION = 1
@@ -67,6 +68,11 @@ class TrainingReport:
         return self.images / seconds if seconds else 0.0
 
     @property
+    def data_wait(self) -> float:
+        """Waiting for data as a share of the same seconds; NaN without any."""
+        return data_wait_share(self.timings)
+
+    @property
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """{dotted key: (default, chosen)} where the two differ."""
         default, chosen = flatten(self.defaults), flatten(self.config)
@@ -87,6 +93,7 @@ class TrainingReport:
             "steps": {"first": self.first_step, "last": self.last_step},
             "images": self.images,
             "images_per_second": self.images_per_second,
+            "data_wait": encode(self.data_wait),
             "timings": self.timings,
             "skipped": {"examples": self.skipped_examples, "steps": self.skipped_steps},
             "truth": self.truth,

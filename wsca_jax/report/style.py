@@ -82,6 +82,15 @@ ins { text-decoration: none; font-weight: 600; }
 @media print { .card { break-inside: avoid; } }
 """
 
+# Names of attributes in a row that wraps.
+CHIPS = """
+.chips { display: flex; flex-wrap: wrap; gap: 4px 6px; margin: 0 0 10px; font-size: 13px; }
+.chips span { border: 1px solid var(--line); border-radius: 999px; padding: 1px 9px;
+  background: var(--card); }
+.chips .wrong { border-color: var(--second); color: var(--second); }
+.chips b { font-weight: 500; color: var(--muted); padding: 2px 4px 0 0; }
+"""
+
 # Sorts the table's body by the clicked column: numbers fall first, names rise first, "–" stays last.
 SCRIPT = """
 document.querySelectorAll("table[data-sortable] th").forEach((head, column) => {

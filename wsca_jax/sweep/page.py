@@ -8,7 +8,7 @@ from html import escape
 
 from wsca_jax.compare import Spread, signed
 from wsca_jax.metrics.bootstrap import Interval
-from wsca_jax.report.style import CSS
+from wsca_jax.report.elements import document
 from wsca_jax.sweep.definition import Row, Sweep
 from wsca_jax.sweep.results import FIGURES, RowResult
 from wsca_jax.sweep.tables import (
@@ -54,13 +54,7 @@ def render(sweep: Sweep, results: Mapping[str, RowResult]) -> str:
             f'<p class="muted" style="margin-top:24px">Not finished: {escape(", ".join(missing))}.</p>'
         )
     body.append(_overrides(sweep.rows))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(sweep.origin)}</title>\n<style>{CSS}{SWEEP_CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(sweep.origin, body, css=SWEEP_CSS)
 
 
 def _header(sweep: Sweep, results: Sequence[RowResult]) -> str:

@@ -11,22 +11,18 @@ import numpy as np
 
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.inside import OnObject
-from wsca_jax.report.style import CSS
+from wsca_jax.report.elements import MISSING, card, document
+from wsca_jax.report.style import CHIPS
 from wsca_jax.visualize.drawing import words
 from wsca_jax.visualize.gather import Averages, Examples
 
-TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 OWN_CSS = """
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .picture { background: #ffffff; border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px;
   margin: 0 0 12px; overflow-x: auto; }
 .example { margin: 28px 0 12px; }
 .example h3 { font-size: 15px; margin: 0 0 6px; }
-.chips { display: flex; flex-wrap: wrap; gap: 4px 6px; margin: 0 0 10px; font-size: 13px; }
-.chips span { border: 1px solid var(--line); border-radius: 999px; padding: 1px 9px;
-  background: var(--card); }
-.chips .wrong { border-color: var(--second); color: var(--second); }
-.chips b { font-weight: 500; color: var(--muted); padding: 2px 4px 0 0; }
 """
 
 
@@ -77,13 +73,7 @@ def render(
         *(_example(examples, number, picture, schema) for number, picture in enumerate(pictures)),
         *(_section(section) for section in sections),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}{OWN_CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, body, css=OWN_CSS + CHIPS)
 
 
 def _headline(averages: Averages) -> str:
@@ -92,22 +82,18 @@ def _headline(averages: Averages) -> str:
         "group attention": averages.groups_on_object,
     }
     cards = [
-        _card("attention on the object", _times(found), name)
+        card("attention on the object", _times(found), name)
         for name, found in on_object.items()
         if found is not None
     ]
     if averages.routing is not None:
         load = averages.routing.load
-        cards.append(_card("largest expert's load", f"{load.max():.2f}", f"uniform is {1 / len(load):.2f}"))
+        cards.append(card("largest expert's load", f"{load.max():.2f}", f"uniform is {1 / len(load):.2f}"))
     if averages.graph is not None and len(averages.graph.edges) > 1:
         edges = averages.graph.edges[~np.eye(len(averages.graph.edges), dtype=bool)]
-        cards.append(_card("mean edge between groups", f"{edges.mean():.3f}", "between 0 and 1"))
+        cards.append(card("mean edge between groups", f"{edges.mean():.3f}", "between 0 and 1"))
     note = f'<p class="muted" style="margin-top:12px">Averages over {averages.examples:,} examples.</p>'
     return f'<section class="figures">{"".join(cards)}</section>{note}' if cards else ""
-
-
-def _card(name: str, figure: str, note: str) -> str:
-    return f'<div class="figure card"><span>{name}</span><b>{figure}</b><span>{note}</span></div>'
 
 
 def _times(found: OnObject) -> str:

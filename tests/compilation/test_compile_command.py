@@ -1,0 +1,138 @@
+"""`wsca compile`, as a person runs it: CPU devices stand for a pod."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+from methods.tiny_model import TinyTrunk
+
+from wsca_jax import assembly, cli, compilation
+from wsca_jax.compilation import topologies
+from wsca_jax.compilation.record import CompiledStep, Shortage
+from wsca_jax.compilation.text import format_step, format_steps
+from wsca_jax.errors import ExitCode
+
+TINY = "configs/scenes.py:tiny"
+
+
+def run(*arguments) -> int:
+    return cli.main(["compile", *map(str, arguments)])
+
+
+def expect_one_line(capsys, code: int, *parts: str) -> None:
+    assert code == ExitCode.BAD_INPUT
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wsca: ")]
+    assert len(lines) == 1, lines
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.fixture
+def linear_trunk(monkeypatch):
+    """Four linear layers for a trunk: they compile in no time."""
+    build = assembly.build_method
+
+    def with_linear_trunk(*arguments):
+        method = build(*arguments)
+        return dataclasses.replace(method, model=method.model.clone(trunk=TinyTrunk()))
+
+    monkeypatch.setattr(assembly, "build_method", with_linear_trunk)
+
+
+@pytest.mark.usefixtures("linear_trunk")
+def test_a_tiny_step_for_two_topologies(tmp_path, capsys):
+    """Twice the devices at the same batch on each: the same share of the state, and more to send."""
+    found, programs = tmp_path / "found.json", tmp_path / "programs"
+    code = run(
+        *("--config", TINY, "--topology", "cpu:2", "cpu:4", "--batch_per_device", 4),
+        *("--json", found, "--programs", programs),
+    )
+    assert code == ExitCode.DONE
+    two, four = json.loads(found.read_text())
+    assert [step["batch_size"] for step in (two, four)] == [8, 16]
+    assert two["mesh"] == {"data": 2, "fsdp": 1}
+    for step in (two, four):
+        assert step["memory"]["aliased"] > 0.9 * step["memory"]["outputs"]
+        assert [c["kind"] for c in step["cost"]["collectives"]] == ["all-reduce"]
+        assert step["estimate"] is None
+    assert two["cost"]["multiply_adds"] == four["cost"]["multiply_adds"] > 0
+    halves = two["cost"]["collectives"][0], four["cost"]["collectives"][0]
+    assert halves[0]["sent"] / halves[0]["bytes"] == pytest.approx(2 * 1 / 2, rel=0.01)
+    assert halves[1]["sent"] / halves[1]["bytes"] == pytest.approx(2 * 3 / 4, rel=0.01)
+    assert {path.name for path in programs.iterdir()} == {
+        "scenes.py-tiny-cpu-2.hlo",
+        "scenes.py-tiny-cpu-4.hlo",
+    }
+    text = capsys.readouterr().out
+    assert re.search(rf"^{TINY} +cpu:4 +4 +4 ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("v5e", ("'v5e'", "expected CHIP:SIZES", "v5e:16x16")),
+        ("v9:2x2", ("'v9:2x2'", "chips are v4, v5e, v5p, v6e, or cpu")),
+        ("v5e:32x32", ("1,024 chips", "largest slice of v5e has 256")),
+        ("cpu:0", ("a number of CPU devices",)),
+        ("cpu:2x4", ("a number of CPU devices",)),
+        ("cpu:99", ("JAX has started with 8 CPU devices",)),
+    ],
+)
+def test_topologies_that_cannot_be(name, parts, capsys):
+    expect_one_line(capsys, run("--config", TINY, "--topology", name), *parts)
+
+
+def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        topologies.importlib.util, "find_spec", lambda name: None if name == "libtpu" else find(name)
+    )
+    code = run("--config", TINY, "--topology", "v5e:2x4")
+    expect_one_line(capsys, code, "v5e:2x4", "libtpu", "pip install '.[tpu]'")
+
+
+def test_a_batch_that_does_not_divide(capsys):
+    code = run("--config", TINY, "--topology", "cpu:8", "--config.train.batch_size=12")
+    expect_one_line(capsys, code, "12 examples does not divide over 8 devices", "a multiple of 8")
+
+
+def test_cpu_devices_have_no_largest_batch(capsys):
+    expect_one_line(
+        capsys, run("--config", TINY, "--topology", "cpu:8", "--largest_batch"), "--largest_batch"
+    )
+
+
+def test_a_step_that_does_not_fit_is_an_answer():
+    step = CompiledStep(
+        config="big",
+        topology="v5e:2x4",
+        devices=8,
+        mesh={"data": 8, "fsdp": 1},
+        batch_size=8192,
+        accumulate=1,
+        seconds=1.0,
+        memory=None,
+        shortage=Shortage(20 * 2**30, 15 * 2**30),
+        cost=None,
+        estimate=None,
+        largest_batch=384,
+    )
+    text = format_step(step)
+    assert "Does not fit: needs 20.0 GiB on each device, has 15.0 GiB." in text
+    assert "Largest batch that fits: 384 examples on each device." in text
+    assert re.search(r"^big +v5e:2x4 +8 +1,024 +20.0 GiB: does not fit", format_steps([step]), re.MULTILINE)
+    assert json.loads(json.dumps(compilation.to_json(step)))["shortage"]["needed"] == 20 * 2**30
+
+
+def test_help_says_what_a_topology_is(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert "v5e:16x16" in capsys.readouterr().out
+
+
+def test_the_docs_name_this_command():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "pods.md").read_text()
+    assert "wsca compile --config" in text

@@ -1,0 +1,57 @@
+"""The training step as a TPU's compiler makes it, for a slice of a pod that is not here. Needs libtpu."""
+
+import importlib.util
+import json
+
+import pytest
+
+from wsca_jax import cli
+from wsca_jax.compilation import hlo
+from wsca_jax.errors import ExitCode
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install '.[tpu]'"
+    ),
+]
+TINY = ("--config", "configs/scenes.py:tiny", "--config.model.dtype=bfloat16")
+
+
+def compiled(folder, *arguments) -> tuple[dict, list[str]]:
+    """What `wsca compile` writes: (the record, the programs)."""
+    found = folder / "found.json"
+    code = cli.main(["compile", *TINY, *arguments, "--json", str(found), "--programs", str(folder)])
+    assert code == ExitCode.DONE
+    (record,) = json.loads(found.read_text())
+    return record, [path.read_text() for path in folder.glob("*.hlo")]
+
+
+def test_a_step_for_eight_chips(tmp_path, capsys):
+    """It fits, its state is donated, sums are all that is exchanged, convolutions are in bfloat16."""
+    record, (program,) = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", "8")
+    assert "Fits: needs" in capsys.readouterr().out
+    assert record["memory"]["aliased"] > 0.99 * record["memory"]["outputs"]
+    assert [found["kind"] for found in record["cost"]["collectives"]] == ["all-reduce"]
+    assert 0 < record["estimate"]["efficiency"] <= 1
+    convolutions = [
+        computation.operand_arrays(instruction)
+        for computation, instruction, _ in hlo.parse(program).executed()
+        if instruction.operation == "convolution" and "conv_general_dilated" in instruction.attributes
+    ]
+    assert len(convolutions) > 50
+    assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
+
+
+def test_a_batch_too_large_is_an_answer(tmp_path, capsys):
+    record, programs = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", str(2**20))
+    assert record["shortage"]["needed"] > record["shortage"]["available"] > 15 * 2**30
+    assert record["memory"] is None
+    assert not programs
+    assert "Does not fit: needs " in capsys.readouterr().out
+
+
+def test_a_slice_that_there_is_not(capsys):
+    assert cli.main(["compile", *TINY, "--topology", "v5e:3x3"]) == ExitCode.BAD_INPUT
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wsca: ")]
+    assert "'v5e:3x3': there is no such slice" in line
