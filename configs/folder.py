@@ -19,7 +19,10 @@ each image labelled like its species, 13 % of the cells empty, where a species i
 
 small with --config.train.epochs=12: mAP 0.799 (chance 0.440), mean accuracy 0.766 (0.625 for the commoner
     value of each attribute), macro F1 0.686
-    cost: 27 minutes for 16,000 images at a quarter of one core, 2 of them to compile
+plain PyTorch on the same batches (AdamW, one-cycle, flips): 0.803, 0.770, 0.696, by
+    python benchmarks/torch_reference.py --config configs/folder.py --data_dir D --split test \\
+        --config.train.epochs=12
+    cost: 27 minutes for 16,000 images at a quarter of one core, 2 of them to compile; PyTorch 17
 """
 
 from ml_collections import ConfigDict

@@ -37,6 +37,22 @@ def test_any_edit_is_read_or_refused(tmp_path, kind, examples):
     check()
 
 
+def test_a_zip_of_unknown_compression_or_mangled_within_is_refused(tmp_path):
+    path = HONEST["zip"](tmp_path)
+    valid = path.read_bytes()
+    local, central = valid.index(b"PK\x03\x04"), valid.index(b"PK\x01\x02")
+    unknown = bytearray(valid)
+    unknown[local + 8], unknown[central + 10] = 99, 99
+    mangled = bytearray(valid)
+    name_length = valid[local + 26]
+    mangled[local + 30 + name_length] = 0x07  # a deflate block of the type that is none
+    for data, match in ((unknown, "not supported"), (mangled, "invalid block type")):
+        path.write_bytes(bytes(data))
+        message = complaint(read_all, path)
+        assert message.startswith(f"{path}: member 'a/1.txt' cannot be read")
+        assert match in message
+
+
 @st.composite
 def with_an_odd_header(draw, data):
     """A tar one of whose headers says something else, under a checksum that is right."""
