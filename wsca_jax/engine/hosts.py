@@ -79,10 +79,13 @@ def wait_for_all(name: str) -> None:
 
 
 def check_same(values: Mapping[str, Any]) -> None:
-    """Raises WscaError where this process and the leading one do not have the same values.
+    """Returns once all processes are known to have the same values.
 
     Args:
       values: by what to call them to the user. They can be written as JSON.
+
+    Raises:
+      WscaError: this process and the leading one do not.
     """
     mine = json.loads(json.dumps(dict(values)))
     theirs = tell("same", lambda: mine)
@@ -92,6 +95,7 @@ def check_same(values: Mapping[str, Any]) -> None:
                 f"{name} is {mine.get(name)!r} in process {jax.process_index()} and {theirs.get(name)!r} in "
                 "process 0; start the same command on the same data on each host"
             )
+    wait_for_all("same")
 
 
 @contextlib.contextmanager
