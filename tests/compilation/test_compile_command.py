@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 from methods.tiny_model import TinyTrunk
@@ -131,8 +130,3 @@ def test_help_says_what_a_topology_is(capsys):
     with pytest.raises(SystemExit):
         run("--help")
     assert "v5e:16x16" in capsys.readouterr().out
-
-
-def test_the_docs_name_this_command():
-    text = (Path(__file__).resolve().parents[2] / "docs" / "pods.md").read_text()
-    assert "wsca compile --config" in text

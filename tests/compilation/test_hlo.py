@@ -100,6 +100,16 @@ def test_bytes_moved_by_hand():
     assert traffic.bytes_moved(hlo.parse(TPU_PROGRAM)) == moved
 
 
+def test_a_collective_that_is_spread_over_fusions_counts_once():
+    """As a TPU's compiler does to hide it: the same channel, in one fusion after another."""
+    lines = TPU_PROGRAM.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("  %start = "))
+    again = [lines[place].replace("%start", f"%step.{n}") for n in range(3)]
+    spread = hlo.parse("\n".join([*lines[:place], *again, *lines[place:]]))
+    assert sum(i.operation == "all-gather-start" for _, i, _ in spread.executed()) == 4
+    assert collectives(spread, 8) == collectives(hlo.parse(TPU_PROGRAM), 8)
+
+
 @pytest.mark.parametrize(
     ("attributes", "size"),
     [

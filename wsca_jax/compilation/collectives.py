@@ -20,6 +20,7 @@ KINDS = (
 _LISTED = re.compile(r"replica_groups=\{(\{[\d,]*\})")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 _MESH = re.compile(r"replica_groups=mesh\[(.*?)\].*? \{(.*?)\}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _AXIS = re.compile(r"'(\w+)'(?:=(\d+)|:\(\d+\)(\d+))?")
 
 
@@ -47,15 +48,21 @@ def collectives(program: Program, devices: int) -> tuple[Collective, ...]:
     Distrib. Comput. 69): for m bytes on each, 2 m (n - 1) / n to reduce them, half as much to reduce and
     scatter them, m (n - 1) to gather them.
 
+    A TPU's compiler spreads one operation over many fusions, to hide it behind them: it stands in each of
+    them with the same channel, and counts once.
+
     Args:
       program: what one device runs.
       devices: that run it.
     """
     found: dict[str, Collective] = {}
+    channels: set[str] = set()
     for computation, instruction, times in program.executed():
         kind = instruction.operation.removesuffix("-start")
-        if kind not in KINDS:
+        channel = _CHANNEL.search(instruction.attributes)
+        if kind not in KINDS or (channel and channel[0] in channels):
             continue
+        channels |= {channel[0]} if channel else set()
         here = _measure(kind, computation, instruction, devices)
         before = found.get(kind, Collective(kind, 0, 0, 0))
         found[kind] = Collective(
