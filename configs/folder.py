@@ -1,6 +1,6 @@
 """Your own images: a folder D with the images and one CSV of attributes; see docs/data/folder.md.
 
-    wsca verify --data folder --data_dir D
+    wsca verify --data_dir D
     wsca train --config configs/folder.py --data_dir D --workdir W
     wsca train --config configs/folder.py:accelerator --data_dir D --workdir W
 

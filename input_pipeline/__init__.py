@@ -3,7 +3,8 @@
 from input_pipeline import celeba, coco_attributes, cub, folder, scenes
 
 # Every data set there is. Each module exports Options, schema(data_dir, options) and
-# open_split(data_dir, split, options); those that lie in files also prepare and verify.
+# open_split(data_dir, split, options); those that lie in files also export recognises(folder),
+# prepare and verify.
 SOURCES = {
     "celeba": celeba,
     "coco_attributes": coco_attributes,

@@ -14,7 +14,7 @@ from input_pipeline.file_data_set import FileDataSet
 from input_pipeline.labels import binary_codes
 from input_pipeline.prepared import Reading
 
-__all__ = ["SCHEMA", "Options", "open_split", "prepare", "schema", "verify"]
+__all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,11 @@ def _reading(options: Options) -> Reading:
 _FILES = FileDataSet(
     "celeba",
     "CelebA's official files",
+    celeba_files.find,
     SCHEMA,
     celeba_files.open_official,
     celeba_files.fingerprint,
     _reading,
 )
-schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify
+recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split
+prepare, verify = _FILES.prepare, _FILES.verify

@@ -22,7 +22,7 @@ from input_pipeline.prepared import Reading
 from input_pipeline.preparing import cache_root
 from input_pipeline.reencode import MARGIN
 
-__all__ = ["SCHEMA", "Options", "open_split", "prepare", "schema", "verify"]
+__all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
 # With that much on each side of the view, what is stored around an object is just used up.
 _MOST_CONTEXT = MARGIN / (1 + 2 * MARGIN)
@@ -82,9 +82,11 @@ def _with_context(context: float, box: Box) -> Box:
 _FILES = FileDataSet(
     "coco_attributes",
     "COCO Attributes' and COCO's official files",
+    coco_files.find,
     SCHEMA,
     _open_official,
     coco_files.fingerprint,
     _reading,
 )
-schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify
+recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split
+prepare, verify = _FILES.prepare, _FILES.verify

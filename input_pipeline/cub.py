@@ -20,7 +20,7 @@ from input_pipeline.official import Official
 from input_pipeline.prepared import Reading
 from input_pipeline.splits import with_validation
 
-__all__ = ["SCHEMA", "Options", "open_split", "prepare", "schema", "verify"]
+__all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
 Splitting = Literal["official", "class_disjoint"]
 
@@ -86,6 +86,13 @@ def _everything(box: Box) -> Box | None:
 
 
 _FILES = FileDataSet(
-    "cub", "CUB-200-2011's official files", SCHEMA, _open_official, cub_files.fingerprint, _reading
+    "cub",
+    "CUB-200-2011's official files",
+    cub_files.find,
+    SCHEMA,
+    _open_official,
+    cub_files.fingerprint,
+    _reading,
 )
-schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify
+recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split
+prepare, verify = _FILES.prepare, _FILES.verify

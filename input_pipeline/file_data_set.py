@@ -32,6 +32,7 @@ class FileDataSet:
     Attributes:
       name: its name in `SOURCES`, in the cache and in prepared data, such as "celeba".
       files: what its folder holds, for messages, such as "CelebA's official files".
+      find: finds the official files in a folder; raises DataError where there are none.
       meaning: what its labels mean; or, where every folder says so itself, how to read that from one.
       open_official: reads and cross-checks the official files of a folder.
       fingerprint: hexadecimal digits that change when these files do. Quick: it reads no image.
@@ -40,10 +41,21 @@ class FileDataSet:
 
     name: str
     files: str
+    find: Callable[[Path], object]
     meaning: AttributeSchema | Callable[[Path], AttributeSchema]
     open_official: Callable[[Path], Official]
     fingerprint: Callable[[Path], str]
     reading: Callable[[Any], Reading]
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether the folder holds this data set, prepared or as official files. Reads no image."""
+        if prepared.is_prepared(folder):
+            return read_manifest(folder).data_set == self.name
+        try:
+            self.find(folder)
+        except DataError:
+            return False
+        return True
 
     def schema(self, data_dir: Path | None, options: FileOptions) -> AttributeSchema:
         """What the labels mean. Reads no more than it has to, and nothing where all folders mean the same.

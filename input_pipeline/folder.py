@@ -17,7 +17,7 @@ from input_pipeline.official import Official
 from input_pipeline.prepared import Reading
 from input_pipeline.splits import with_validation
 
-__all__ = ["Options", "open_split", "prepare", "schema", "verify"]
+__all__ = ["Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,9 +54,11 @@ def _reading(options: Options) -> Reading:
 _FILES = FileDataSet(
     "folder",
     "your images and a CSV of their attributes",
+    folder_files.find_table,
     folder_files.read_schema,
     _open_official,
     folder_files.fingerprint,
     _reading,
 )
-schema, open_split, prepare, verify = _FILES.schema, _FILES.open_split, _FILES.prepare, _FILES.verify
+recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split
+prepare, verify = _FILES.prepare, _FILES.verify

@@ -171,6 +171,19 @@ def test_the_caps_of_archives_are_the_users(official, tmp_path, capsys, monkeypa
     assert run("verify", "--data", "celeba", "--data_dir", official) == ExitCode.DONE
 
 
+def test_a_data_set_is_told_by_its_files(official, tmp_path, capsys):
+    shards = tmp_path / "shards"
+    assert run("verify", "--data_dir", official) == ExitCode.DONE
+    assert run("prepare", "--data_dir", official, "--output", shards) == ExitCode.DONE
+    assert run("verify", "--data_dir", shards) == ExitCode.DONE
+    capsys.readouterr()
+    expect_one_line(capsys, run("verify", "--data_dir", tmp_path / "none"), "found nothing", "--data_dir")
+    (tmp_path / "empty").mkdir()
+    expect_one_line(capsys, run("verify", "--data_dir", tmp_path / "empty"), "no data set's files", "--data ")
+    (official / "more.csv").write_text("path,red\n")
+    expect_one_line(capsys, run("verify", "--data_dir", official), "celeba and of folder", "--data ")
+
+
 def test_misspelt_config_key(tmp_path, capsys):
     code = run("train", "--config", SCENES, "--workdir", tmp_path, "--config.optimizer.learning_rat=1")
     expect_one_line(capsys, code, "learning_rat'", "did you mean --config.optimizer.learning_rate")

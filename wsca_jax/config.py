@@ -268,3 +268,15 @@ def data_set(name: str, ability: str) -> ModuleType:
     if not hasattr(module, ability):
         raise ConfigError(f"--data {name}: there are no files to {ability}; train on it as it is")
     return module
+
+
+def recognised(folder: Path) -> str:
+    """The name of the data set whose files a folder holds. Raises ConfigError where that cannot be told."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: expected a folder with a data set, found nothing; check --data_dir")
+    kinds = [name for name, module in SOURCES.items() if hasattr(module, "recognises")]
+    found = [name for name in kinds if SOURCES[name].recognises(folder)]
+    if len(found) != 1:
+        what = f"the files of {' and of '.join(found)}" if found else "no data set's files"
+        raise ConfigError(f"{folder}: found {what}; say with --data which it is: {', '.join(kinds)}")
+    return found[0]

@@ -45,7 +45,9 @@ def add_data_dir(parser: argparse.ArgumentParser, note: str = "; not needed for 
 
 
 def add_data_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="NAME", help="name of the data set, such as celeba")
+    parser.add_argument(
+        "--data", metavar="NAME", help="name of the data set, such as celeba (default: told by its files)"
+    )
     parser.add_argument("--data_dir", required=True, type=Path, help="folder of the data set")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from wsca_jax.cli.arguments import Commands, add_data_set, at_least_one, command
 from wsca_jax.errors import WscaError
@@ -38,9 +39,7 @@ def _add_prepare(commands: Commands) -> None:
 
 
 def run_prepare(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from wsca_jax.config import data_set
-
-    chosen = data_set(options.data, "prepare")
+    chosen = _data_set(options, "prepare")
     folder = chosen.prepare(options.data_dir, options.output, shortest=options.resize)
     print(f"{folder}: ready; give it as --data_dir")
 
@@ -52,9 +51,7 @@ def _add_verify(commands: Commands) -> None:
 
 
 def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from wsca_jax.config import data_set
-
-    chosen = data_set(options.data, "verify")
+    chosen = _data_set(options, "verify")
     found = chosen.verify(options.data_dir, chosen.Options())
     print(found)
     if options.output is not None:
@@ -65,3 +62,9 @@ def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise WscaError(
             f"{options.data_dir}: {len(found.problems)} problems, listed above; restore these files"
         )
+
+
+def _data_set(options: argparse.Namespace, ability: str) -> ModuleType:
+    from wsca_jax.config import data_set, recognised
+
+    return data_set(options.data or recognised(options.data_dir), ability)
