@@ -80,7 +80,7 @@ def joined(place: Place | None, explain: Explain) -> Iterator[None]:
       explain: how the process ends after an error.
 
     Raises:
-      WscaError: the others did not come.
+      WscaError: jax cannot make sense of the place.
     """
     if not _join(place):
         yield
@@ -137,16 +137,24 @@ def _in_indexed_job() -> bool:
 def _initialize(where: str, **options: Any) -> None:
     # Its listener would take SIGTERM from us, and the second SIGTERM from everyone.
     jax.config.update("jax_enable_preemption_service", False)
+    alone = Ending(
+        ExitCode.BAD_INPUT,
+        f"{where}: the processes of this run did not all meet within {JOIN_WITHIN} s; start the same command "
+        "once on each host",
+    )
+    # Where they do not come jax aborts, in many lines; it waits longer than we do.
+    limit = threading.Timer(JOIN_WITHIN, _exit, [alone])
+    limit.daemon = True
+    limit.start()
     try:
         jax.distributed.initialize(
-            initialization_timeout=JOIN_WITHIN, heartbeat_timeout_seconds=LOST_AFTER, **options
+            initialization_timeout=2 * JOIN_WITHIN, heartbeat_timeout_seconds=LOST_AFTER, **options
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise WscaError(
-            f"{where}: the processes of this run did not all meet within {JOIN_WITHIN} s ({reason}); start "
-            "the same command once on each host"
-        ) from error
+        raise WscaError(f"{where}: {reason}; start the same command once on each host") from error
+    finally:
+        limit.cancel()
 
 
 class _Watch:
@@ -218,14 +226,18 @@ def _announce(ending: Ending) -> None:
 
 def _end(ending: Ending) -> NoReturn:
     """Exits without waiting for anything but, in the process that the others talk through, for them."""
-    if ending.line is not None:
-        print(f"wsca: {ending.line}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         hosts.client().key_value_set(_own_key(_LEFT), "")
         if hosts.is_lead():
             _wait_until_left()
+    _exit(ending)
+
+
+def _exit(ending: Ending) -> NoReturn:
+    if ending.line is not None:
+        print(f"wsca: {ending.line}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(ending.code)
 
 
