@@ -4,12 +4,15 @@ import dataclasses
 import importlib.util
 import json
 import re
+from types import SimpleNamespace
 
+import jax
 import pytest
 from methods.tiny_model import TinyTrunk
 
 from wsca_jax import assembly, cli, compilation
 from wsca_jax.compilation import topologies
+from wsca_jax.compilation.chips import CHIPS
 from wsca_jax.compilation.record import CompiledStep, Shortage
 from wsca_jax.compilation.text import format_step, format_steps
 from wsca_jax.errors import ExitCode
@@ -104,21 +107,42 @@ def test_cpu_devices_have_no_largest_batch(capsys):
     )
 
 
+TOO_LARGE = CompiledStep(
+    config="big",
+    topology="v5e:2x4",
+    devices=8,
+    mesh={"data": 8, "fsdp": 1},
+    batch_size=8192,
+    accumulate=1,
+    seconds=1.0,
+    memory=None,
+    shortage=Shortage(20 * 2**30, 15 * 2**30),
+    cost=None,
+    estimate=None,
+    largest_batch=384,
+)
+
+
+def test_the_largest_batch_splits_into_microbatches(monkeypatch):
+    """A chip that holds 200 examples, without its compiler: three microbatches of 64."""
+    asked = []
+
+    def lower(settings, topology):
+        asked.append((settings.train.batch_size, settings.evaluation.batch_size))
+        return SimpleNamespace(step=settings.train.batch_size // 8)
+
+    monkeypatch.setattr(compilation, "lower", lower)
+    monkeypatch.setattr(compilation, "compile_or_shortage", lambda n: Shortage(n, 200) if n > 200 else n)
+    step = dataclasses.replace(TOO_LARGE, batch_size=8 * 768, accumulate=3)
+    request = compilation.Request([TINY], ["--config.train.accumulate=3"], ["v5e:2x4"], 768, True)
+    topology = topologies.Topology("v5e:2x4", tuple(jax.devices()), CHIPS["v5e"])
+    found = compilation._with_largest_batch(step, request, TINY, topology)
+    assert found.largest_batch == 3 * 64
+    assert asked == [(8 * n, 8 * n) for n in (384, 192, 288)]
+
+
 def test_a_step_that_does_not_fit_is_an_answer():
-    step = CompiledStep(
-        config="big",
-        topology="v5e:2x4",
-        devices=8,
-        mesh={"data": 8, "fsdp": 1},
-        batch_size=8192,
-        accumulate=1,
-        seconds=1.0,
-        memory=None,
-        shortage=Shortage(20 * 2**30, 15 * 2**30),
-        cost=None,
-        estimate=None,
-        largest_batch=384,
-    )
+    step = TOO_LARGE
     text = format_step(step)
     assert "Does not fit: needs 20.0 GiB on each device, has 15.0 GiB." in text
     assert "Largest batch that fits: 384 examples on each device." in text
