@@ -204,3 +204,13 @@ def test_processes_of_different_runs_do_not_begin(tmp_path):
         [line] = processes.complaints(number)
         assert "seed is 1 in process 1 and 0 in process 0" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_meet_say_so(tmp_path):
+    code = "import sys; from wsca_jax import cli, cluster; cluster.JOIN_WITHIN = 3; sys.exit(cli.main())"
+    place = ("--coordinator", f"localhost:{free_port()}", "--processes", "2", "--process", "1")
+    line = [sys.executable, "-c", code, *TRAIN, "--workdir", str(tmp_path / "run"), *place]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == ExitCode.BAD_INPUT
+    assert "did not all meet within 3 s" in done.stderr
+    assert not (tmp_path / "run").exists()
