@@ -38,9 +38,10 @@ def build_small_method(*arguments, **options):
     return dataclasses.replace(method, model=method.model.clone(trunk=Trunk()))
 
 
-def slow_batches(config, source, start_step):
+def slow_batches(config, text, source, start_step, stop_step):
     bad = int(os.environ.get("WSCA_BAD_BATCH", -1))
-    for step, batch in enumerate(train_batches(config, source, start_step), start_step):
+    batches = train_batches(config, text, source, start_step, stop_step)
+    for step, batch in enumerate(batches, start_step):
         if step == bad:
             raise DataError(f"image {source[int(batch.index[0])].key}: cannot be read")
         time.sleep(float(os.environ.get("WSCA_PAUSE", 0)))
