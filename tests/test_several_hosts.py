@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import ROOT, arrays, log, overall, wait_for
+from runs import ROOT, arrays, log, overall, wait_for
 
 from wsca_jax.cluster import LOST_AFTER
 from wsca_jax.errors import ExitCode

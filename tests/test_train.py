@@ -6,17 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import random_kills
+from runs import PATIENCE, ROOT, assert_same_run, log, overall, printed, wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
-# Seconds between starting a process and its first step: imports and a compilation, on a busy machine.
-PATIENCE = 400
 TINY = (
     "--config=configs/scenes.py:tiny",
     "--config.train.epochs=8",
@@ -46,47 +41,6 @@ def start(workdir: Path, *arguments: str) -> subprocess.Popen:
     line, environment = command("train", *arguments, "--workdir", str(workdir))
     with printed(workdir).open("w") as file:
         return subprocess.Popen(line, env=environment, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-
-
-def printed(workdir: Path) -> Path:
-    return workdir.with_name(workdir.name + ".log")
-
-
-def log(workdir: Path) -> list[dict]:
-    """Rows of the log without what the clock decides."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: row[key] for key in ("step", "kind", "values")} for row in rows]
-
-
-def wait_for(process: subprocess.Popen, workdir: Path, happened) -> None:
-    begun = time.monotonic()
-    while not happened():
-        assert process.poll() is None, printed(workdir).read_text()
-        assert time.monotonic() - begun < PATIENCE
-        time.sleep(0.01)
-
-
-def arrays(workdir: Path, step: int = LAST_STEP) -> dict[str, np.ndarray]:
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    path = workdir / "checkpoints" / str(step) / "state"
-    metadata = reader.metadata(path).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
-    tree = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    return {str(path): np.asarray(leaf) for path, leaf in flat}
-
-
-def overall(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text())["results"]["overall"]
-
-
-def assert_same_run(workdir: Path, whole: Path) -> None:
-    """Every array of the last state and every logged value, bit for bit."""
-    assert log(workdir) == log(whole)
-    found, expected = arrays(workdir), arrays(whole)
-    assert found.keys() == expected.keys()
-    for path, value in expected.items():
-        np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +130,13 @@ def test_killed_at_any_step_and_resumed_equals_uninterrupted(whole_in_detail, tm
     resumed = wsca("train", *TINY, EVERY_STEP, "--workdir", str(workdir))
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(workdir, whole_in_detail)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(tmp_path):
+    struck, runs = random_kills.kill_at_random(tmp_path, kills=6, seed=1)
+    assert struck.total() == 6
+    assert runs >= 1
 
 
 def test_sigterm_saves_answers_75_and_loses_nothing(whole, tmp_path):
