@@ -43,7 +43,7 @@ def test_an_absent_part_drops_out_of_the_sum(heads):
     module, variables, pooled, refined = heads
     without = module.apply(variables, pooled, None, train=False)
     zero = module.apply(variables, pooled, jnp.zeros_like(refined), train=False)
-    np.testing.assert_array_equal(without, zero)
+    np.testing.assert_allclose(without, zero, rtol=1e-5, atol=1e-6)  # two programs: sums in another order
 
 
 @pytest.fixture(scope="module")
