@@ -13,6 +13,7 @@ The real command line, with a trunk that compiles in no time (small_wsca.py) and
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import subprocess
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if left out")
     options = parser.parse_args()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that only it would miss
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
