@@ -53,6 +53,8 @@ def read_images(text: Text) -> dict[int, str]:
     table = read_table(text, "<image_id> <path>")
     lines: dict[str, int] = {}
     for line, (path,) in table.values():
+        if not path.isprintable():
+            raise text.wrong(line, f"expected the path of an image, found {path[:60]!r}")
         if path in lines:
             raise text.wrong(line, f"{path} was listed on line {lines[path]} already")
         lines[path] = line
@@ -141,12 +143,12 @@ def _percentages(text: Text, number: int, line: str, count: int) -> Float32[np.n
     if len(values) != count:
         raise text.wrong(number, f"expected {count} percentages, found {len(values)}")
     try:
-        row = np.array(values, np.float32)
+        row = np.array(values, np.float64)
     except ValueError as error:
         raise text.wrong(number, f"expected {count} percentages, found a word: {error}") from error
     if not ((row >= 0.0) & (row <= 100.0)).all():  # also false for nan
         raise text.wrong(number, "expected percentages from 0 to 100, found one that is not")
-    return row
+    return row.astype(np.float32)
 
 
 def check_names(text: Text, names: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ def with_validation(splits: Splits, keys: Sequence[str]) -> dict[str, Int64[np.n
     moves = draws < SHARE
     if len(train) > 1 and not moves.any():
         moves[np.argmin(draws)] = True
-    return present({**splits, "train": train[~moves], "validation": train[moves]})
+    others = {name: rows for name, rows in splits.items() if name != "train"}
+    return present({"train": train[~moves], "validation": train[moves], **others})
 
 
 def present(splits: Splits) -> dict[str, Int64[np.ndarray, "n"]]:

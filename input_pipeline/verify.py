@@ -131,7 +131,13 @@ class VerifyReport:
             "",
         ]
         lines += [*self.repeated, *self.problems]
-        return "\n".join([*lines, f"{len(self.problems)} problems" if self.problems else "no problems"])
+        return "\n".join([*lines, self.verdict])
+
+    @property
+    def verdict(self) -> str:
+        """How many problems there are, in words."""
+        count = len(self.problems)
+        return "no problems" if not count else "1 problem" if count == 1 else f"{count} problems"
 
     @property
     def _partial(self) -> bool:

@@ -1,4 +1,6 @@
-"""Eight CPU devices, a compilation cache on disk, and absl flags that count as parsed.
+"""Eight CPU devices, a compilation cache on disk, absl flags that count as parsed, and cases that repeat.
+
+Property-based tests draw the same cases every time; WSCA_TEST_CASES=new draws others.
 
 Everything here happens before jax is first imported: its backends read the environment once.
 """
@@ -20,6 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("new", deadline=None)
+settings.load_profile(os.environ.get("WSCA_TEST_CASES", "same"))
 
 flags.FLAGS.mark_as_parsed()  # Grain reads absl flags and refuses to before they are parsed
 

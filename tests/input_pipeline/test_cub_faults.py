@@ -57,6 +57,11 @@ FAULTS = {
         changed(5, "9 2"),
         "line 5: expected <image_id> <is_training_image>, 0 or 1, found '2'",
     ),
+    "a line break in a path": (
+        "images.txt",
+        changed(3, "7 005.Bird_e/\x0bBird_c.jpg"),
+        r"line 3: expected the path of an image, found '005.Bird_e/\\x0bBird_c.jpg'",
+    ),
     "a split twice": ("train_test_split.txt", changed(0, "3 1"), "line 8: 3 was listed on line 1 already"),
     "an empty box": ("bounding_boxes.txt", changed(6, "2275 1 1 0 5"), "line 6: expected a box with pixels"),
     "no box": ("bounding_boxes.txt", changed(7, None), "line 6: .* without a line for image 9364"),

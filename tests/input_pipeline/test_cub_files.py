@@ -119,7 +119,7 @@ def test_a_tenth_of_training_becomes_validation_whatever_else_there_is():
     keys = [f"{i}.jpg" for i in range(3000)]
     splits = {"train": np.arange(0, 2000), "test": np.arange(2000, 3000)}
     new = with_validation(splits, keys)
-    assert list(new) == ["train", "test", "validation"]
+    assert list(new) == ["train", "validation", "test"]
     assert 150 < len(new["validation"]) < 250
     np.testing.assert_array_equal(new["test"], splits["test"])
     np.testing.assert_array_equal(np.sort(np.concatenate([new["train"], new["validation"]])), splits["train"])

@@ -59,9 +59,7 @@ def run_verify(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
         print(f"\nPage: {data_page.write(options.output, found)}")
     if not found.ok:
-        raise WscaError(
-            f"{options.data_dir}: {len(found.problems)} problems, listed above; restore these files"
-        )
+        raise WscaError(f"{options.data_dir}: {found.verdict}, listed above; restore these files")
 
 
 def _data_set(options: argparse.Namespace, ability: str) -> ModuleType:
