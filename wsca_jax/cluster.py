@@ -226,22 +226,29 @@ def _announce(ending: Ending) -> None:
 
 def _end(ending: Ending) -> NoReturn:
     """Exits without waiting for anything but, in the process that the others talk through, for them."""
+    _say(ending)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         hosts.client().key_value_set(_own_key(_LEFT), "")
         if hosts.is_lead():
             _wait_until_left()
-    _exit(ending)
+    os._exit(ending.code)
 
 
 def _exit(ending: Ending) -> NoReturn:
+    _say(ending)
+    os._exit(ending.code)
+
+
+def _say(ending: Ending) -> None:
     if ending.line is not None:
         print(f"wsca: {ending.line}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ending.code)
 
 
 def _wait_until_left() -> None:
+    """Waits for the others to go. One that still is on its way out when the service ends would be aborted."""
     limit = time.monotonic() + _LEAVE_WITHIN
     while time.monotonic() < limit and len(hosts.client().key_value_dir_get(_LEFT)) < jax.process_count():
         time.sleep(_LISTEN_EVERY / 10)
+    time.sleep(_LISTEN_EVERY)
