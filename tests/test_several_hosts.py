@@ -176,23 +176,20 @@ def test_where_one_is_killed_the_other_ends_and_the_run_can_go_on(alone, tmp_pat
     assert_close(workdir, alone)
 
 
-def test_what_ends_one_ends_both_with_its_code_and_one_line_each(tmp_path):
-    own = {1: ((), {"WSCA_BAD_BATCH": "4"})}
+@pytest.mark.parametrize(
+    ("fault", "code", "complaint", "within"),
+    [
+        pytest.param({"WSCA_BAD_BATCH": "4"}, ExitCode.BAD_INPUT, "cannot be read", 30, id="bad data"),
+        pytest.param({"WSCA_FILE_LIMIT": "10000"}, ExitCode.OUT_OF_DISK, "disk is full", 60, id="full disk"),
+    ],
+)
+def test_what_ends_one_ends_both_with_its_code_and_one_line_each(tmp_path, fault, code, complaint, within):
+    own = {1: ((), fault)}
     processes = Processes(tmp_path, *TRAIN, "--workdir", str(tmp_path / "run"), own=own, **SLOWLY)
     processes.each[1].wait(PATIENCE)
-    assert processes.codes(patience=30) == [ExitCode.BAD_INPUT] * 2, processes.printed(0)
+    assert processes.codes(patience=within) == [code] * 2, processes.printed(0)
     [mine], [heard] = processes.complaints(1), processes.complaints(0)
-    assert "cannot be read" in mine
-    assert heard == f"wsca: process 1 of 2 ended the run: {mine.removeprefix('wsca: ')}"
-
-
-def test_a_disk_that_is_full_for_one_ends_both(tmp_path):
-    own = {1: ((), {"WSCA_FILE_LIMIT": "10000"})}
-    processes = Processes(tmp_path, *TRAIN, "--workdir", str(tmp_path / "run"), own=own, **SLOWLY)
-    processes.each[1].wait(PATIENCE)
-    assert processes.codes(patience=60) == [ExitCode.OUT_OF_DISK] * 2, processes.printed(0)
-    [mine], [heard] = processes.complaints(1), processes.complaints(0)
-    assert "the disk is full" in mine
+    assert complaint in mine
     assert heard == f"wsca: process 1 of 2 ended the run: {mine.removeprefix('wsca: ')}"
 
 
