@@ -8,7 +8,6 @@ TensorFlow nor a tensorflow-datasets builder.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import itertools
@@ -24,7 +23,7 @@ from input_pipeline.classes import ClassRates, count_rates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box
 from input_pipeline.index import INDEX, WORDS, Index
-from input_pipeline.records import Record, decode_record
+from input_pipeline.records import Record, decode_record, holds_its_image
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.shards import Shard
 
@@ -96,8 +95,9 @@ class PreparedSource:
         self.schema, self._folder, self._manifest, self._reading = schema, folder, manifest, reading
         self._origin = origin or folder
         shards = [*itertools.chain.from_iterable(manifest.splits.values())]
-        self._ends = [*itertools.accumulate(shard.records for shard in shards)]
-        self._index, self._examples = Index(folder), self._ends[-1] if shards else 0
+        self._ends = np.cumsum([shard.records for shard in shards], dtype=np.int64)
+        self._starts = self._ends - [shard.records for shard in shards]
+        self._index, self._examples = Index(folder), int(self._ends[-1]) if shards else 0
         self._positions = self._find_positions(split)
         needed = np.unique(np.searchsorted(self._ends, self._positions, side="right"))
         self._shards = {int(i): ShardReader(folder, shards[i]) for i in needed}
@@ -111,20 +111,23 @@ class PreparedSource:
 
     def examples(self, indices: Sequence[int]) -> list[Example]:
         """Those at `indices`: the same as one by one, sooner. Errors as there."""
-        records = [self._read(index) for index in indices]
+        records = self._read(indices)
         labels, known = self._labels(indices, np.stack([record.codes for record in records]))
+        view = self._reading.view
         return [
-            Example(r.image, labels[i], known[i], r.key, r.caption, r.box and self._reading.view(r.box))
-            for i, r in enumerate(records)
+            Example(r.image, *row, r.key, r.caption, r.box and view(r.box))
+            for r, *row in zip(records, labels, known, strict=True)
         ]
 
-    def _read(self, index: int) -> Record:
-        if not 0 <= index < len(self._positions):
-            raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
-        position = int(self._positions[index])
-        shard = bisect.bisect_right(self._ends, position)
-        start = self._ends[shard - 1] if shard else 0
-        return self._shards[shard].read(position - start, self.schema.num_attributes)
+    def _read(self, indices: Sequence[int]) -> list[Record]:
+        if indices and not 0 <= min(indices) <= max(indices) < len(self):
+            raise IndexError(f"indices {min(indices)} to {max(indices)} are not inside 0..{len(self) - 1}")
+        positions = self._positions[list(indices)]
+        shards = np.searchsorted(self._ends, positions, side="right")
+        places = zip(shards.tolist(), (positions - self._starts[shards]).tolist(), strict=True)
+        attributes = self.schema.num_attributes
+        # One by one: the reader hands several to threads of its own, which costs twice the processor time.
+        return [self._shards[shard].read(position, attributes) for shard, position in places]
 
     def _labels(
         self, indices: Sequence[int], codes: Codes
@@ -232,10 +235,20 @@ class ShardReader:
         try:
             return decode_record(self._reader.read([position])[0], attributes)
         except Exception as error:  # the C++ reader's and protobuf's types are their own
-            raise CorruptRecordError(
-                f"{self.path}, record {position}: damaged ({_first_line(error)}); {_PREPARE_AGAIN}, "
-                "or allow corrupt examples to be skipped and counted"
-            ) from error
+            raise self._damaged(position, error) from error
+
+    def holds_its_image(self, position: int) -> bool:
+        """Whether a record's image is the one that was written. Errors as for `read`."""
+        try:
+            return holds_its_image(self._reader.read([position])[0])
+        except Exception as error:
+            raise self._damaged(position, error) from error
+
+    def _damaged(self, position: int, error: Exception) -> CorruptRecordError:
+        return CorruptRecordError(
+            f"{self.path}, record {position}: damaged ({_first_line(error)}); {_PREPARE_AGAIN}, "
+            "or allow corrupt examples to be skipped and counted"
+        )
 
 
 def _first_line(error: BaseException) -> str:

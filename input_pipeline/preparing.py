@@ -27,7 +27,7 @@ from input_pipeline.images import Box, check_complete
 from input_pipeline.index import INDEX, WORDS
 from input_pipeline.official import Official
 from input_pipeline.prepared import Manifest
-from input_pipeline.records import Record, encode_record, make_record
+from input_pipeline.records import Record, encode_record
 from input_pipeline.reencode import Storage
 from input_pipeline.shards import (
     PlannedShard,
@@ -180,7 +180,7 @@ def _make_record(official: Official, storage: Storage, row: int) -> Record:
     box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
     stored, box = storage.apply(image, box)
     caption = None if official.captions is None else official.captions[row]
-    return make_record(stored, official.codes[row], key, box, caption)
+    return Record(stored, official.codes[row], key, box, caption)
 
 
 def _write_index(path: Path, official: Official) -> None:

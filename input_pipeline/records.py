@@ -19,7 +19,6 @@ class Record(NamedTuple):
       image: encoded JPEG or PNG.
       codes: uint8 [A], the labels in the data set's own code.
       key: the example's stable name.
-      sha256: of `image`, in hexadecimal, when it was written.
       box: the object that the labels are about, in pixels of `image`; None for the whole image.
       caption: None where there is none.
     """
@@ -27,21 +26,8 @@ class Record(NamedTuple):
     image: bytes
     codes: UInt8[np.ndarray, "A"]
     key: str
-    sha256: str
     box: Box | None = None
     caption: str | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether the image is the one that was written."""
-        return hashlib.sha256(self.image).hexdigest() == self.sha256
-
-
-def make_record(
-    image: bytes, codes: UInt8[np.ndarray, "A"], key: str, box: Box | None = None, caption: str | None = None
-) -> Record:
-    """The record of an image as it is now."""
-    return Record(image, codes, key, hashlib.sha256(image).hexdigest(), box, caption)
 
 
 @functools.cache
@@ -53,10 +39,10 @@ def _message() -> Any:
 
 
 def encode_record(record: Record) -> bytes:
-    """The record's bytes. A missing box or caption is a missing feature."""
+    """The record's bytes, with the image's SHA-256. A missing box or caption is a missing feature."""
     example = _message()()
     feature = example.features.feature
-    texts = {"key": record.key, "sha256": record.sha256, "caption": record.caption}
+    texts = {"key": record.key, "sha256": _sha256(record.image), "caption": record.caption}
     values = {name: text.encode() for name, text in texts.items() if text is not None}
     for name, value in {"image": record.image, "labels": record.codes.tobytes(), **values}.items():
         feature[name].bytes_list.value.append(value)
@@ -66,28 +52,34 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes, attributes: int) -> Record:
-    """Reads what `encode_record` wrote.
+    """Reads what `encode_record` wrote. It holds the interpreter's lock, so it does no more than it must.
 
     Raises:
       Exception: for bytes that are something else; protobuf's types are its own.
       ValueError: the labels are not `attributes` bytes, or the box is not four numbers.
     """
     feature = _message().FromString(data).features.feature
-    image, labels, key, sha256 = (
-        feature[name].bytes_list.value[0] for name in ("image", "labels", "key", "sha256")
-    )
+    labels = feature["labels"].bytes_list.value[0]
     if len(labels) != attributes:
         raise ValueError(f"{len(labels)} labels, expected {attributes}")
     box = feature["box"].int64_list.value if "box" in feature else ()
     if len(box) not in (0, 4):
         raise ValueError(f"a box of {len(box)} numbers, expected 4")
-    caption = feature["caption"].bytes_list.value[0].decode() if "caption" in feature else None
-    codes = np.frombuffer(labels, np.uint8)
     return Record(
-        image,
-        codes,
-        key.decode(),
-        sha256.decode(),
+        feature["image"].bytes_list.value[0],
+        np.frombuffer(labels, np.uint8),
+        feature["key"].bytes_list.value[0].decode(),
         Box(*box) if box else None,
-        caption,
+        feature["caption"].bytes_list.value[0].decode() if "caption" in feature else None,
     )
+
+
+def holds_its_image(data: bytes) -> bool:
+    """Whether a record's image is the one that was written, by its SHA-256. Errors as for `decode_record`."""
+    feature = _message().FromString(data).features.feature
+    image, sha256 = (feature[name].bytes_list.value[0] for name in ("image", "sha256"))
+    return _sha256(image).encode() == sha256
+
+
+def _sha256(image: bytes) -> str:
+    return hashlib.sha256(image).hexdigest()

@@ -310,7 +310,7 @@ def _shard_findings(
         name = f"{reader.path}, record {position}"
         try:
             record = reader.read(position, attributes)
-            if not record.whole:
+            if not reader.holds_its_image(position):
                 raise CorruptRecordError(f"{name} ({record.key}): the image is not the one prepared")
             check_complete(record.image, f"{name} ({record.key})")
             found = labels(start + position, record.codes)

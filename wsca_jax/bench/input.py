@@ -20,6 +20,7 @@ from wsca_jax.bench.turns import Seconds, median, ratio, take_turns
 from wsca_jax.config import data_set
 from wsca_jax.report.tables import format_figure, format_table
 
+MEMORY_STEPS = 32
 FULL, SCALED = "bare decode + resize", "bare, at the pipeline's scale"
 
 
@@ -31,15 +32,15 @@ class Settings:
       size: side of the results in pixels.
       batch_size: rows of a batch.
       threads: one contender for each; 0 is the caller's own thread.
-      steps: batches in a turn.
+      steps: batches in a turn. In a short one, starting threads and waiting for the last batch would count.
       rounds: turns of each contender, of which medians are taken.
     """
 
     size: int = 224
     batch_size: int = 64
     threads: Sequence[int] = (0, 1, 2)
-    steps: int = 8
-    rounds: int = 7
+    steps: int = 64
+    rounds: int = 5
 
     @property
     def count(self) -> int:
@@ -178,7 +179,7 @@ def _memory(open_source: Callable[[], Source], source: Source, settings: Setting
     some = [source[i] for i in range(min(256, len(source)))]
     example = max(some, key=lambda example: math.prod(image_shape(example.image)))
     measured = memory.measure(
-        open_source, settings.images, settings.batch_size, settings.threads, 4 * settings.steps
+        open_source, settings.images, settings.batch_size, settings.threads, MEMORY_STEPS
     )
     rows = []
     for threads, held in zip(settings.threads, measured, strict=True):

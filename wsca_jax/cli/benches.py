@@ -43,8 +43,8 @@ def _add_input(benches: Commands) -> None:
     parser.add_argument(
         "--threads", type=at_least_zero, nargs="+", default=(0, 1, 2), help="(default: 0 1 2)"
     )
-    parser.add_argument("--steps", type=at_least_one, default=8, help="batches in a turn (default: 8)")
-    parser.add_argument("--rounds", type=at_least_one, default=7, help="turns of each (default: 7)")
+    parser.add_argument("--steps", type=at_least_one, default=64, help="batches in a turn (default: 64)")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="turns of each (default: 5)")
 
 
 def _width_and_height(text: str) -> tuple[int, int]:
