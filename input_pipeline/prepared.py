@@ -115,8 +115,8 @@ class PreparedSource:
         labels, known = self._labels(indices, np.stack([record.codes for record in records]))
         view = self._reading.view
         return [
-            Example(r.image, *row, r.key, r.caption, r.box and view(r.box))
-            for r, *row in zip(records, labels, known, strict=True)
+            Example(r.image, truth, there, r.key, r.caption, r.box and view(r.box))
+            for r, truth, there in zip(records, labels, known, strict=True)
         ]
 
     def _read(self, indices: Sequence[int]) -> list[Record]:
