@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+# What a process is at before its first step, and what it then does. What belongs to none of them is "other".
+STARTING = ("imports", "open", "state", "compile")
+RUNNING = ("data_wait", "step", "checkpoint", "evaluation")
 
 
 class Stopwatch:
@@ -15,9 +21,10 @@ class Stopwatch:
       seconds: {part: seconds so far}.
     """
 
-    def __init__(self, parts: tuple[str, ...]) -> None:
+    def __init__(self, parts: tuple[str, ...], began: float | None = None) -> None:
+        """Begins to measure; or began then, on the clock of `time.perf_counter`."""
         self.seconds = dict.fromkeys(parts, 0.0)
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() if began is None else began
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -29,8 +36,23 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since the stopwatch was made."""
+        """Seconds since it began."""
         return time.perf_counter() - self._started
+
+    def split(self) -> dict[str, float]:
+        """{part: seconds so far}, with the rest as "other": they sum to the total."""
+        total = self.total
+        return self.seconds | {"other": total - sum(self.seconds.values())}
+
+
+def process_began() -> float:
+    """When this process began, on the clock of `time.perf_counter`; now, where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, IndexError, ValueError):
+        age = 0.0
+    return time.perf_counter() - max(0.0, age)
 
 
 class DataWait:

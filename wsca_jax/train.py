@@ -23,10 +23,11 @@ from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.step import compile_train_step
 from wsca_jax.errors import Preempted, WscaError
 from wsca_jax.evaluate import Evaluator
+from wsca_jax.goodput import Ledger, account, format_goodput, read_ledger
 from wsca_jax.metrics import Results
 from wsca_jax.preemption import Preemption
 from wsca_jax.report.records import REPORT_FILE
-from wsca_jax.timing import Stopwatch
+from wsca_jax.timing import RUNNING, STARTING, Stopwatch
 from wsca_jax.watch import STEPS_AHEAD, Taken, Tools, Watch
 from wsca_jax.writers import Progress, RunWriter, format_share
 
@@ -40,15 +41,20 @@ class Sources(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What a training loop leaves: the last state, its evaluation, and how many examples were skipped."""
+    """What a training loop leaves: the last state, its evaluation, and what was seen on the way."""
 
     state: TrainState
     results: Results
-    skipped_examples: int
+    watch: Watch
 
 
 def train(
-    config: ConfigDict, *, workdir: Path, accept_changes: bool = False, command: Sequence[str] = ()
+    config: ConfigDict,
+    *,
+    workdir: Path,
+    accept_changes: bool = False,
+    command: Sequence[str] = (),
+    began: float | None = None,
 ) -> Results:
     """Trains to the end of the schedule, from the workdir's last good checkpoint where there is one.
 
@@ -57,6 +63,7 @@ def train(
       workdir: folder of the run; made if absent.
       accept_changes: go on although the workdir's run began with another configuration.
       command: how the run was started, for the report.
+      began: when that was, on the clock of `time.perf_counter`; now by default.
 
     Returns:
       The last evaluation's results on the validation split.
@@ -64,8 +71,10 @@ def train(
     Raises:
       WscaError, DataError: each with one line for the user; see `wsca_jax.errors.ExitCode`.
     """
-    clock = Stopwatch(("compile", "data_wait", "step", "checkpoint", "evaluation"))
-    with hosts.lead_first("data"):  # what is prepared on first use is prepared once
+    clock = Stopwatch((*STARTING, *RUNNING), began)
+    clock.seconds["imports"] = clock.total
+    # What is prepared on first use is prepared once.
+    with clock.part("open"), hosts.lead_first("data"):
         sources = Sources(assembly.open_source(config, "train"), assembly.open_source(config, "validation"))
     assembly.check_protocol(config, sources.train)
     words = hosts.tell("words", lambda: vocabulary_words(config, sources.train, workdir))
@@ -74,7 +83,8 @@ def train(
     check_shared(workdir, hosts.tell("record", lambda: keep_record(run, workdir, accept_changes)))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, **assembly.checkpoint_options(config)))
-        state = begin(run, checkpoints)
+        with clock.part("state"):
+            state = begin(run, checkpoints)
         first = int(state.step)
         tools = open_tools(stack, run, workdir, checkpoints, first, clock)
         announce(run, sources, state, tools.progress)
@@ -82,9 +92,10 @@ def train(
     if hosts.is_lead():
         print(report.format_results(finished.results))
         if first < run.schedule.total:
-            described = describe(run, sources, finished, first, clock, command)
+            described = describe(run, sources, finished, first, clock, command, workdir)
             page = report.write(workdir, described)
             print(f"\nWaited for data: {format_share(described.data_wait)} of step time")
+            print(format_goodput(described.goodput))
             print(f"Report: {page}\nFigures: {workdir / REPORT_FILE}")
     return finished.results
 
@@ -167,6 +178,7 @@ def open_tools(
         stack.enter_context(writer),
         stack.enter_context(progress),
         clock,
+        stack.enter_context(Ledger(workdir, first, clock, active=lead and first < schedule.total)),
         stack.enter_context(Preemption()),
     )
 
@@ -222,13 +234,14 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
             leave = vote.any(tools.preemption.requested)
             if number == last or number % save_every == 0 or leave:
                 watch.save(state, results)
+            if number == last or leave:
+                watch.finish_saving()
             if leave and number < last:
-                tools.checkpoints.wait()
                 raise Preempted(
                     f"SIGTERM: saved step {number} of {last}; the same command goes on from there"
                 )
     assert results is not None
-    return Finished(state, results, watch.skipped_examples)
+    return Finished(state, results, watch)
 
 
 def make_evaluators(run: Run, sources: Sources, state: TrainState) -> dict[str, Evaluator]:
@@ -252,7 +265,13 @@ def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
 
 
 def describe(
-    run: Run, sources: Sources, finished: Finished, first: int, clock: Stopwatch, command: Sequence[str]
+    run: Run,
+    sources: Sources,
+    finished: Finished,
+    first: int,
+    clock: Stopwatch,
+    command: Sequence[str],
+    workdir: Path,
 ) -> report.TrainingReport:
     """The report of a run that this process took from step `first` to its end."""
     config, schedule = run.config, run.schedule
@@ -270,7 +289,10 @@ def describe(
         timings=clock.seconds | {"total": clock.total},
         results=finished.results,
         truth=sources.validation.truth,
-        skipped_examples=finished.skipped_examples,
+        first_step_seconds=finished.watch.first_step,
+        save_pauses=finished.watch.save_pauses,
+        goodput=account(read_ledger(workdir)),
+        skipped_examples=finished.watch.skipped_examples,
         skipped_steps=int(finished.state.skipped),
         command=command,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,10 @@ from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.step import StepReport
 from wsca_jax.errors import DivergedError
 from wsca_jax.evaluate import Evaluator
+from wsca_jax.goodput import Ledger
 from wsca_jax.metrics import Results
 from wsca_jax.preemption import Preemption
-from wsca_jax.timing import DataWait, Stopwatch
+from wsca_jax.timing import STARTING, DataWait, Stopwatch
 from wsca_jax.writers import Progress, RunWriter
 
 # How many steps the host may be ahead of the device. Reading a report this old never makes the device wait.
@@ -41,6 +43,7 @@ class Tools(NamedTuple):
     writer: RunWriter
     progress: Progress
     clock: Stopwatch
+    ledger: Ledger
     preemption: Preemption
 
 
@@ -57,10 +60,14 @@ class Watch:
 
     Attributes:
       skipped_examples: training examples that could not be read.
+      first_step: {part: seconds} from the process's beginning until its first step was done.
+      save_pauses: seconds in which each save held the loop up; steps under way are waited for before.
     """
 
     def __init__(self, run: Run, source: Source, tools: Tools) -> None:
         self.skipped_examples = 0
+        self.first_step: dict[str, float] = {}
+        self.save_pauses: list[float] = []
         self._run, self._source, self._tools = run, source, tools
         self._pending: deque[Taken] = deque()
         self._data_wait, self._waited = DataWait(tools.clock), math.nan
@@ -102,12 +109,23 @@ class Watch:
 
     def save(self, state: TrainState, results: Results | None) -> None:
         self.catch_up()
+        begun = time.perf_counter()
         with self._tools.clock.part("checkpoint"):
             self._tools.writer.flush()
             self._tools.checkpoints.save(state, None if results is None else results.scalars())
+        self.save_pauses.append(time.perf_counter() - begun)
+        self._tools.ledger.saved()
+
+    def finish_saving(self) -> None:
+        """Waits until the last save can be trusted."""
+        with self._tools.clock.part("checkpoint"):
+            self._tools.checkpoints.wait()
 
     def _look(self, taken: Taken) -> None:
         step = jax.device_get(taken.report)
+        if not self.first_step:
+            self._note_first_step()
+        self._tools.ledger.looked_at(taken.number)
         self._count_skipped(taken, step)
         logged = taken.number % self._run.config.train.log_every == 0
         if logged:
@@ -119,6 +137,14 @@ class Watch:
             self._tools.progress.note(f"step {taken.number}: loss or gradient not finite, step skipped")
             if step.skipped_in_a_row >= self._run.config.train.stop_after_non_finite:
                 self._give_up(taken, step)
+
+    def _note_first_step(self) -> None:
+        parts = self._tools.clock.split()
+        before = {part: parts[part] for part in (*STARTING, "data_wait")}
+        total = sum(parts.values())
+        # The step's own time is still being measured.
+        self.first_step = before | {"step": total - sum(before.values()), "total": total}
+        self._tools.progress.note(format_first_step(self.first_step))
 
     def _log(self, number: int, step: StepReport) -> None:
         values = {f"loss/{name}": value for name, value in step.terms.items()}
@@ -150,3 +176,17 @@ class Watch:
             f"step {taken.number}: {step.skipped_in_a_row} steps in a row were not finite; the last batch's "
             f"examples are in {path}. Lower optimizer.learning_rate, or look at the examples"
         )
+
+
+def format_first_step(seconds: Mapping[str, float]) -> str:
+    """What a process did before its first step was done, in one line."""
+    names = {
+        "imports": "imports",
+        "open": "opening data",
+        "state": "state",
+        "compile": "compiling",
+        "data_wait": "first batches",
+        "step": "step",
+    }
+    parts = ", ".join(f"{name} {seconds[part]:.1f}" for part, name in names.items())
+    return f"first step after {seconds['total']:.1f} s ({parts})"

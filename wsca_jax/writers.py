@@ -22,10 +22,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from wsca_jax.errors import WscaError
+
+# Where torch is installed, tensorboardX imports it for a type in signatures: half the imports' time.
+_torch_before = sys.modules.get("torch")
+sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+    from tensorboardX import SummaryWriter
+finally:
+    del sys.modules["torch"]
+    if _torch_before is not None:
+        sys.modules["torch"] = _torch_before
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -143,10 +152,14 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
       WscaError: any other line is not a row.
     """
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(whole_lines(path), 1)]
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that grows by whole lines, without a torn last one; [] where there is no file."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
 def _parse(line: str, where: str) -> Row:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
 from wsca_jax.cli import benches, data, looks, runs, sweeps
 from wsca_jax.cli.endings import explain
 from wsca_jax.errors import ExitCode
+from wsca_jax.timing import process_began
 
 __all__ = ["build_parser", "explain", "main"]
 
@@ -28,7 +30,11 @@ __all__ = ["build_parser", "explain", "main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (see `wsca_jax.errors.ExitCode`)."""
     parser = build_parser()
-    options, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    # Called by another program, a command is not all that its process did.
+    began = process_began() if arguments is None else time.perf_counter()
+    options, rest = parser.parse_known_args(
+        sys.argv[1:] if arguments is None else arguments, argparse.Namespace(began=began)
+    )
     overrides = [word for word in rest if word.startswith("--config.")]
     if rest != overrides or (overrides and not hasattr(options, "config")):
         strange = next(word for word in rest if word not in overrides or not hasattr(options, "config"))

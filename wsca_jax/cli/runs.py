@@ -57,6 +57,7 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             workdir=options.workdir,
             accept_changes=options.accept_changes,
             command=["wsca", *sys.argv[1:]],
+            began=options.began,
         )
 
 

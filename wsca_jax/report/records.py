@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 
 from input_pipeline.schema import AttributeSchema
+from wsca_jax.goodput import Goodput
 from wsca_jax.metrics import Results
 from wsca_jax.timing import data_wait_share
 from wsca_jax.writers import METRICS_FILE, Row, encode, read_rows
@@ -38,7 +40,10 @@ class TrainingReport:
       parameters: number of parameters; trained: how many of them are not frozen.
       first_step, last_step: what this process ran; a resumed run does not begin at 0.
       images: how many training examples this process saw.
-      timings: {part: seconds} of this process: compile, data_wait, step, checkpoint, evaluation, total.
+      timings: {part: seconds} of this process: of `timing.STARTING`, `timing.RUNNING`, and the total.
+      first_step_seconds: {part: seconds} until this process's first step was done, and the total.
+      save_pauses: seconds in which each of this process's saves held training up.
+      goodput: where the time of all the run's processes went.
       results: of the last evaluation.
       truth: what they are measured against: "labels of each image".
       skipped_examples: unreadable training examples; skipped_steps: steps that were not finite.
@@ -55,6 +60,9 @@ class TrainingReport:
     last_step: int
     images: int
     timings: Mapping[str, float]
+    first_step_seconds: Mapping[str, float]
+    save_pauses: Sequence[float]
+    goodput: Goodput
     results: Results
     truth: str
     skipped_examples: int
@@ -71,6 +79,12 @@ class TrainingReport:
     def data_wait(self) -> float:
         """Waiting for data as a share of the same seconds; NaN without any."""
         return data_wait_share(self.timings)
+
+    def _save_pause(self) -> dict[str, float]:
+        pauses = self.save_pauses
+        if not pauses:
+            return {"saves": 0}
+        return {"saves": len(pauses), "median": statistics.median(pauses), "largest": max(pauses)}
 
     @property
     def changes(self) -> dict[str, tuple[Any, Any]]:
@@ -95,6 +109,9 @@ class TrainingReport:
             "images_per_second": self.images_per_second,
             "data_wait": encode(self.data_wait),
             "timings": self.timings,
+            "first_step_seconds": self.first_step_seconds,
+            "save_pause_seconds": self._save_pause(),
+            "goodput": self.goodput.to_json(),
             "skipped": {"examples": self.skipped_examples, "steps": self.skipped_steps},
             "truth": self.truth,
             "results": self.results.to_json(),
