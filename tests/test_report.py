@@ -16,6 +16,7 @@ import pytest
 
 from input_pipeline.batch import SpuriousFactor
 from input_pipeline.schema import AttributeSchema
+from wsca_jax.goodput import Goodput
 from wsca_jax.metrics import Predictions, compute
 from wsca_jax.report import TrainingReport, environment, format_groups, format_table, write
 from wsca_jax.report.charts import Series, loss_chart, map_chart, series, smooth
@@ -24,6 +25,28 @@ from wsca_jax.writers import Row, RunWriter
 
 SCHEMA = AttributeSchema.from_groups(
     "toy", ("red", "<b>bold</b>", "striped", "never"), {"colour": (0, 1), "fine_texture": (2, 3)}
+)
+
+
+# Forty seconds in two lives.
+GOODPUT = Goodput(
+    seconds={
+        "productive": 16.0,
+        "compile": 5.0,
+        "data": 2.0,
+        "checkpoint": 1.0,
+        "evaluation": 3.0,
+        "start": 2.0,
+        "other": 1.0,
+        "lost": 10.0,
+    },
+    lives=2,
+    kept_steps=80,
+    lost_steps=7,
+    redone_seconds=4.0,
+    restart_seconds=6.0,
+    unrecorded_seconds=1.0,
+    between_seconds=0.0,
 )
 
 
@@ -59,6 +82,9 @@ def report(results) -> TrainingReport:
             "evaluation": 3.0,
             "total": 20.0,
         },
+        first_step_seconds={"compile": 5.0, "total": 6.5},
+        save_pauses=[0.25, 0.75, 0.3],
+        goodput=GOODPUT,
         results=results,
         truth="what <annotators> said",
         skipped_examples=3,
@@ -83,6 +109,16 @@ def load(path: Path):
     return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in {path.name}"))
 
 
+def test_the_page_says_where_the_time_of_all_lives_went(workdir, report):
+    page = write(workdir, report).read_text()
+    assert "goodput" in page
+    assert "40.0 %" in page
+    assert 'lost <span class="muted">10 s, 25 %</span>' in page
+    assert "2 lives: 7 steps lost" in page
+    whole = dataclasses.replace(report, goodput=dataclasses.replace(GOODPUT, lives=1))
+    assert " lives: " not in write(workdir, whole).read_text()
+
+
 # JSON.
 
 
@@ -97,6 +133,11 @@ def test_report_says_what_the_run_was_and_found(workdir, report, results):
     assert record["images_per_second"] == 640.0  # 6400 images in 2 s of waiting and 8 s of steps
     assert record["data_wait"] == 0.2
     assert record["timings"]["checkpoint"] == 1.0
+    assert record["first_step_seconds"]["total"] == 6.5
+    assert record["save_pause_seconds"] == {"saves": 3, "median": 0.3, "largest": 0.75}
+    assert record["goodput"]["goodput"] == 0.4
+    assert record["goodput"]["wall_seconds"] == sum(record["goodput"]["seconds"].values()) == 40.0
+    assert record["goodput"]["lost_steps"] == 7
     assert record["truth"] == "what <annotators> said"
     assert "truth: what &lt;annotators&gt; said" in (workdir / "report.html").read_text()
     assert record["skipped"] == {"examples": 3, "steps": 0}

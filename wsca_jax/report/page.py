@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from wsca_jax.goodput import format_lives
 from wsca_jax.metrics import AttributeResult, Results, Summary
 from wsca_jax.report.charts import loss_chart, map_chart, series, share_chart
 from wsca_jax.report.elements import MISSING, bar, card, document, number, sort_value, sortable_head, words
@@ -18,12 +19,15 @@ from wsca_jax.report.tables import describe_worst_group
 from wsca_jax.writers import Row, format_seconds, format_share
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-TIMED = {
+# {part of a run's goodput: how it is called}, in the order of the colours.
+PARTS = {
     "compile": "compiling",
-    "data_wait": "waiting for data",
-    "step": "training steps",
+    "data": "waiting for data",
+    "productive": "training steps",
     "evaluation": "evaluation",
     "checkpoint": "checkpoints",
+    "start": "starting",
+    "lost": "lost",
     "other": "everything else",
 }
 
@@ -99,7 +103,7 @@ def _headline(report: TrainingReport) -> str:
         ),
         ("calibration error", number(overall.calibration_error), "0 is perfect"),
         ("images per second", f"{report.images_per_second:,.0f}", f"{data_wait} of it waiting for data"),
-        ("wall time", format_seconds(report.timings["total"]), f"from step {report.first_step:,}"),
+        ("goodput", format_share(report.goodput.share), f"of {format_seconds(report.goodput.wall)}"),
     ]
     cards = "".join(card(*figure) for figure in figures)
     return f'<section class="figures">{cards}</section>{_remarks(results)}'
@@ -249,21 +253,22 @@ def _attribute_cells(a: AttributeResult) -> str:
 
 
 def _timings(report: TrainingReport) -> str:
-    named = {part: report.timings.get(part, 0.0) for part in TIMED if part != "other"}
-    parts = named | {"other": max(0.0, report.timings["total"] - sum(named.values()))}
-    total = sum(parts.values()) or 1.0
+    """Where the time of the whole run went; all of it, in every process that worked on it."""
+    found = report.goodput
     split = "".join(
-        f'<i style="width:{100 * seconds / total:.2f}%;background:var(--part-{i})"></i>'
-        for i, seconds in enumerate(parts.values())
+        f'<i style="width:{100 * found.part_share(part):.2f}%;background:var(--part-{i})"></i>'
+        for i, part in enumerate(PARTS)
     )
     key = "".join(
-        f'<span><i style="background:var(--part-{i})"></i>{TIMED[part]} '
-        f'<span class="muted">{_seconds(seconds)}, {100 * seconds / total:.0f} %</span></span>'
-        for i, (part, seconds) in enumerate(parts.items())
+        f'<span><i style="background:var(--part-{i})"></i>{name} '
+        f'<span class="muted">{_seconds(found.seconds[part])}, {100 * found.part_share(part):.0f} %</span>'
+        "</span>"
+        for i, (part, name) in enumerate(PARTS.items())
     )
+    lives = f'<p class="muted">{escape(format_lives(found))}</p>' if found.lives > 1 else ""
     return (
         '<h2>Where the time went</h2><div class="card pad">'
-        f'<div class="split">{split}</div><div class="key">{key}</div></div>'
+        f'<div class="split">{split}</div><div class="key">{key}</div>{lives}</div>'
     )
 
 

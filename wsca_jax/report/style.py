@@ -6,14 +6,14 @@ CSS = """
   --page: #fbfbfa; --card: #ffffff; --text: #1d2127; --muted: #667080; --line: #e4e6ea;
   --accent: #2f6fdb; --second: #c2571a; --good: #2f6fdb; --tick: #1d2127;
   --part-0: #9aa5b5; --part-1: #e0a458; --part-2: #2f6fdb; --part-3: #7fb069; --part-4: #9b72cf;
-  --part-5: #dfe2e7;
+  --part-5: #58b0b3; --part-6: #c9463d; --part-7: #dfe2e7;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14171b; --card: #1b1f25; --text: #e6e9ee; --muted: #97a1b0; --line: #2d333c;
     --accent: #6ea1f7; --second: #eb9158; --good: #4d84e0; --tick: #e6e9ee;
     --part-0: #6b7585; --part-1: #d99a4e; --part-2: #4d84e0; --part-3: #74a35f; --part-4: #9b78cc;
-    --part-5: #333a44;
+    --part-5: #4f9ea1; --part-6: #d1605a; --part-7: #333a44;
   }
 }
 * { box-sizing: border-box; }
