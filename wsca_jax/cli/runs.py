@@ -49,8 +49,9 @@ def run_train(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax import allocator
 
     allocator.keep_freed_memory()  # before jax starts its threads
-    from wsca_jax import config, train
+    from wsca_jax import compiled, config, train
 
+    compiled.keep_compiled()
     with _joined(options):
         train.train(
             config.load(options.config, overrides, data_dir=options.data_dir),
@@ -79,8 +80,9 @@ def run_evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax import allocator
 
     allocator.keep_freed_memory()
-    from wsca_jax import evaluate
+    from wsca_jax import compiled, evaluate
 
+    compiled.keep_compiled()
     with _joined(options):
         evaluate.evaluate(
             options.workdir, data_dir=options.data_dir, split=options.split, checkpoint=options.checkpoint

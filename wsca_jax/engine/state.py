@@ -87,7 +87,13 @@ def create(
       WscaError: a pattern of frozen or undecayed parameters matches nothing.
     """
     shardings = layout.shardings(_shapes(method, optimizer, batch, seed))
-    return jax.jit(lambda: _initial(method, optimizer, batch, seed), out_shardings=shardings)()
+    # It runs once: on the CPU, optimising hundreds of little random number generators would take longest.
+    cpu = layout.mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 1} if cpu else None
+    initial = jax.jit(
+        lambda: _initial(method, optimizer, batch, seed), out_shardings=shardings, compiler_options=options
+    )
+    return initial()
 
 
 def abstract(
