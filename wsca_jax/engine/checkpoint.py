@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from wsca_jax.engine import hosts, manifest
@@ -142,16 +143,12 @@ class Checkpoints:
         with self._cleaning_up(detail):
             if hosts.is_lead():
                 self._marker(step).touch()
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state),
-                    metadata=ocp.args.JsonSave({"data_position": step, "metrics": scores}),
-                ),
-                metrics=scores,
-                force=True,  # also where a newer step was once there and is now in quarantine
-            )
-        self._pending = self._background.submit(self._finish, step, detail)
+            if hosts.several():
+                self._hand_over(step, state, scores)
+                self._pending = self._background.submit(self._finish, step, detail)
+            else:
+                tree = _on_host(state)
+                self._pending = self._background.submit(self._write, step, tree, scores, detail)
 
     def check(self) -> None:
         """Raises what a save in the background has met, without waiting for one that is still running."""
@@ -178,6 +175,22 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # another error is on its way to the user
                 self._pending.result(_ABANDON_AFTER)
         self._background.shutdown(wait=False)
+
+    def _hand_over(self, step: int, tree: Any, scores: dict[str, float]) -> None:
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(tree),
+                metadata=ocp.args.JsonSave({"data_position": step, "metrics": scores}),
+            ),
+            metrics=scores,
+            force=True,  # also where a newer step was once there and is now in quarantine
+        )
+
+    def _write(self, step: int, tree: Any, scores: dict[str, float], detail: str) -> None:
+        with self._cleaning_up(detail):
+            self._hand_over(step, tree, scores)
+        self._finish(step, detail)
 
     def _finish(self, step: int, detail: str) -> None:
         with self._cleaning_up(detail):
@@ -223,7 +236,9 @@ class Checkpoints:
             todelete_subdir=_DELETED,
             **(_among_several() if hosts.several() else {}),
         )
-        return ocp.CheckpointManager(self._folder, options=options)
+        return ocp.CheckpointManager(
+            self._folder, options=options, **({} if hosts.several() else _of_host_arrays())
+        )
 
     def _let_go(self) -> None:
         """Closes the manager, where there is one; the next save makes another that sees what is there now.
@@ -376,6 +391,32 @@ def _among_several() -> dict[str, Any]:
         "create": False,  # Orbax makes no folder for named processes
         "multiprocessing_options": ocp.options.MultiprocessingOptions(active_processes=everyone),
         "async_options": ocp.options.AsyncOptions(barrier_sync_fn=meet_unless_failed),
+    }
+
+
+def _on_host(state: TrainState) -> TrainState:
+    """The state as NumPy arrays, which outlive a donation of its own.
+
+    On the CPU they are its own memory: while they live, a step that is given the state takes other memory.
+    """
+    for leaf in jax.tree.leaves(state):
+        leaf.copy_to_host_async()
+    return jax.tree.map(np.asarray, state)
+
+
+def _of_host_arrays() -> dict[str, Any]:
+    """With which Orbax writes `_on_host`'s arrays as they lie, without another copy.
+
+    It takes a fifth of a millisecond for each array before it begins to write, which is why that is done in
+    the background: a state may have thousands.
+    """
+    arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays))
+    return {
+        "item_handlers": {
+            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            "metadata": ocp.JsonCheckpointHandler(),
+        }
     }
 
 
