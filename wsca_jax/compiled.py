@@ -24,7 +24,8 @@ def keep_compiled() -> Path | None:
       The folder; None where nothing was done, because jax was told otherwise (JAX_COMPILATION_CACHE_DIR, or
       JAX_ENABLE_COMPILATION_CACHE=false) or nothing can be written there.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    told = jax.config.values
+    if told["jax_compilation_cache_dir"] or not told["jax_enable_compilation_cache"]:
         return None
     folder = cache_root(None) / "compiled" / _processor()
     try:

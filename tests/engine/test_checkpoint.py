@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from tiny_method import Run, assert_bit_equal, make_batch, make_layout, make_method
 
@@ -50,6 +52,29 @@ def workdir(saved, tmp_path):
 def at_step(run, step):
     state = jax.tree.map(lambda x: x + step if x.ndim else x, run.state)
     return dataclasses.replace(state, step=jax.device_put(np.int32(step), run.layout.replicated))
+
+
+def test_training_goes_on_before_storage_begins_and_the_saved_step_stays_what_it_was(tmp_path, monkeypatch):
+    run, go_on, begun = Run(layout=make_layout(2, 4), ema_decay=0.9), threading.Event(), []
+    store = ocp.CheckpointManager.save
+
+    def store_late(*arguments, **options):
+        begun.append(go_on.wait(60))
+        return store(*arguments, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", store_late)
+    run.step(make_batch(0))
+    expected = jax.tree.map(lambda x: np.array(x, copy=True), run.state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(run.state)
+        for number in range(1, 4):  # each takes the state before it for its own memory
+            assert run.step(make_batch(number)).finite
+        assert not begun
+        go_on.set()
+        restored = checkpoints.restore_latest(run.abstract)
+    assert begun == [True]
+    assert restored.step == 1
+    assert_bit_equal(restored.state, expected)
 
 
 def step_files(workdir, step):
