@@ -73,6 +73,7 @@ def test_one_life_loses_nothing():
 def test_a_killed_life_keeps_what_it_had_spent_at_the_save_that_was_restored():
     lines = [
         entry(1, 0, 4, SAVED, compile=10.0, data_wait=1.0, step=4.0, checkpoint=0.5),
+        entry(1, 0, 4, RUNNING, compile=10.0, data_wait=1.5, step=4.0, checkpoint=0.5),
         entry(1, 0, 7, RUNNING, compile=10.0, data_wait=2.0, step=7.0, checkpoint=0.5, evaluation=1.5),
         # 27 s after it began the first one wrote its last line; the second one began 5 s later.
         entry(2, 4, 4, BEGUN, began=32.0),
