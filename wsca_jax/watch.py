@@ -186,7 +186,7 @@ def format_first_step(seconds: Mapping[str, float]) -> str:
         "state": "state",
         "compile": "compiling",
         "data_wait": "first batches",
-        "step": "step",
+        "step": "the step and the rest",
     }
     parts = ", ".join(f"{name} {seconds[part]:.1f}" for part, name in names.items())
     return f"first step after {seconds['total']:.1f} s ({parts})"
