@@ -23,6 +23,10 @@ from wsca_jax.inspection.text import format_bytes
 from wsca_jax.report.tables import format_table
 from wsca_jax.writers import format_share
 
+BUSY = (
+    "Other work on a CPU slows PyTorch's threads, which wait for each other, more than ours: measure alone."
+)
+
 
 def format_measured(measured: Measured) -> str:
     """All that was found, as text for a terminal."""
@@ -100,11 +104,12 @@ def _beside_torch(measured: Measured) -> str:
     if times is None:
         return ""
     way = "torch.compile" if measured.settings.torch_compiled else "eager"
+    note = f"\n{BUSY}" if measured.device.platform == "cpu" else ""
     precision = "autocast to bfloat16" if measured.model.dtype == "bfloat16" else "float32"
     return (
         f"PyTorch {torch_step.version()}: channels last, {way}, {precision}; the same batch, model without "
         "modules, loss,\naugmentation, clipping, AdamW and average. "
-        f"Ours ({ours(measured.seconds)}) is {times:.2f} times as fast."
+        f"Ours ({ours(measured.seconds)}) is {times:.2f} times as fast.{note}"
     )
 
 
