@@ -23,9 +23,7 @@ from wsca_jax.inspection.text import format_bytes
 from wsca_jax.report.tables import format_table
 from wsca_jax.writers import format_share
 
-BUSY = (
-    "Other work on a CPU slows PyTorch's threads, which wait for each other, more than ours: measure alone."
-)
+BUSY = "Other work on a CPU slows PyTorch's threads more than ours: they wait for each other. Measure alone."
 
 
 def format_measured(measured: Measured) -> str:

@@ -157,8 +157,8 @@ def training_step(recipe: Recipe, batch: Batch) -> Callable[[int], None]:
     from wsca_jax.bench.torch_recipe import augment, masked_loss
 
     torch.manual_seed(0)
-    # As XLA does: on a batch that is learnt by heart, squared gradients become numbers that CPUs are slow with.
-    # Threads that begin later inherit it.
+    # As XLA does: on a batch that is learnt by heart, squared gradients become so small that CPUs are slow
+    # with them. Threads that begin later inherit it.
     torch.set_flush_denormal(True)
     if recipe.device == "cuda":
         torch.backends.cudnn.benchmark = True
