@@ -111,7 +111,8 @@ def jax_case(case: Case, lowering: str | None) -> Callable[[], None]:
 def torch_case(case: Case) -> Callable[[], None]:
     """One forward pass or training step of the reference in PyTorch eager, channels last."""
     import torch
-    from reference_resnet import ReferenceResNet
+
+    from wsca_jax.bench.torch_resnet import ReferenceResNet
 
     image, labels = (torch.from_numpy(x) for x in data(case))
     image = image.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
@@ -180,7 +181,7 @@ def main() -> None:
     os.sched_setaffinity(0, set(list(os.sched_getaffinity(0))[: options.threads]))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     root = Path(__file__).resolve().parents[1]
-    sys.path[:0] = [str(root), str(root / "tests")]
+    sys.path.insert(0, str(root))
     from wsca_jax.allocator import keep_freed_memory
 
     if options.allocator == "keep":

@@ -18,13 +18,12 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from reference_resnet import ReferenceResNet  # noqa: E402
-from torch_recipe import augment, masked_loss, normalise, scaled  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from wsca_jax import assembly, report  # noqa: E402
 from wsca_jax import config as configs  # noqa: E402
+from wsca_jax.bench.torch_recipe import augment, masked_loss, normalise, scaled  # noqa: E402
+from wsca_jax.bench.torch_resnet import ReferenceResNet  # noqa: E402
 from wsca_jax.metrics import Predictions, compute, merge  # noqa: E402
 
 
@@ -55,7 +54,8 @@ def train(config, source, jitter) -> torch.nn.Module:
     batches = assembly.train_batches(config, assembly.make_text(config, source.schema), source, 0)
     for step, batch in zip(range(steps), batches, strict=False):
         optimizer.zero_grad()
-        loss = masked_loss(model(augment(torch.from_numpy(batch.image), jitter)), batch)
+        image, labels, known = (torch.from_numpy(x) for x in (batch.image, batch.labels, batch.known))
+        loss = masked_loss(model(augment(image, jitter)), labels, known)
         loss.backward()
         optimizer.step()
         schedule.step()

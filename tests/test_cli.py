@@ -68,6 +68,7 @@ def expect_one_line(capsys, code: int, *parts: str) -> None:
         ["verify"],
         ["bench"],
         ["bench", "input"],
+        ["bench", "step"],
     ],
 )
 def test_help(words, capsys):

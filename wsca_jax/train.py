@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from input_pipeline.batch import Source
+from input_pipeline.batch import AttributeBatch, Source
 from wsca_jax import assembly, report
 from wsca_jax import config as configs
 from wsca_jax.assembly import Run
@@ -19,6 +19,7 @@ from wsca_jax.engine import hosts
 from wsca_jax.engine import state as states
 from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.engine.record import has_run_record, read_run_record, write_run_record, written_at
+from wsca_jax.engine.sharding import Layout
 from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.step import compile_train_step
 from wsca_jax.errors import Preempted, WscaError
@@ -38,6 +39,31 @@ SHARED_WITHIN = 60
 class Sources(NamedTuple):
     train: Source
     validation: Source
+
+
+class Loop(NamedTuple):
+    """What takes one step after the other: in training, and where its speed is measured.
+
+    Attributes:
+      take: the compiled step.
+      layout: where batches go.
+      watch: looks at every step.
+      clock: counts "data_wait" and "step".
+    """
+
+    take: jax.stages.Compiled
+    layout: Layout
+    watch: Watch
+    clock: Stopwatch
+
+    def step(self, state: TrainState, number: int, batches: Iterator[AttributeBatch]) -> TrainState:
+        """Waits for the next batch and dispatches step `number` on it; donates `state`."""
+        with self.clock.part("data_wait"):
+            batch = next(batches)
+        with self.clock.part("step"):
+            state, step_report = self.take(state, self.layout.put_batch(batch))
+            self.watch.add(Taken(number, batch, step_report))
+        return state
 
 
 class Finished(NamedTuple):
@@ -220,15 +246,11 @@ def run_steps(run: Run, sources: Sources, state: TrainState, tools: Tools) -> Fi
         evaluators = make_evaluators(run, sources, state)
         hosts.wait_for_all("compiled")  # devices that first meet wait less long than a compilation may take
     watch, vote = Watch(run, sources.train, tools), hosts.Vote(run.layout, STEPS_AHEAD)
+    loop = Loop(take, run.layout, watch, clock)
     results = evaluators["validation"].run(state)[0] if first == last else None
     with contextlib.closing(assembly.train_batches(config, run.text, sources.train, first, last)) as batches:
         for number in range(first + 1, last + 1):
-            with clock.part("data_wait"):
-                batch = next(batches)
-            with clock.part("step"):
-                state, step_report = take(state, run.layout.put_batch(batch))
-                watch.add(Taken(number, batch, step_report))
-            results = None
+            state, results = loop.step(state, number, batches), None
             if number == last or number % evaluate_every == 0:
                 results = watch.evaluate(evaluators, state)
             leave = vote.any(tools.preemption.requested)
@@ -255,13 +277,16 @@ def make_evaluators(run: Run, sources: Sources, state: TrainState) -> dict[str, 
 
 def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
     """Traces and compiles the train step once, ahead of the loop, so that its cost is known."""
+    return lower_step(run, state).compile()
+
+
+def lower_step(run: Run, state: TrainState) -> jax.stages.Lowered:
+    """Traces the run's train step; `state` may be abstract."""
     config = run.config
     step = compile_train_step(
         run.method, run.optimizer, run.layout, state, seed=config.seed, accumulate=config.train.accumulate
     )
-    return step.lower(
-        state, assembly.batch_spec(config, run.method.schema, config.train.batch_size)
-    ).compile()
+    return step.lower(state, assembly.batch_spec(config, run.method.schema, config.train.batch_size))
 
 
 def describe(

@@ -14,8 +14,9 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from reference_resnet import ReferenceResNet  # noqa: E402
 from seeded_weights import seeded, seeded_image  # noqa: E402
+
+from wsca_jax.bench.torch_resnet import ReferenceResNet  # noqa: E402
 
 WIDTH, SIZE, BATCH = 16, 64, 2
 

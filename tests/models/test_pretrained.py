@@ -56,7 +56,7 @@ def rewrite(path, change):
 
 def test_names_are_torchvision_s():
     torch = pytest.importorskip("torch")
-    from reference_resnet import ReferenceResNet
+    from wsca_jax.bench.torch_resnet import ReferenceResNet
 
     assert torch.__version__
     for depth in (18, 26, 50):

@@ -16,7 +16,7 @@ from input_pipeline.batch import Source
 from input_pipeline.images import ImageOptions, image_shape, load
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax.bench import contenders, memory, photographs
-from wsca_jax.bench.turns import Seconds, median, ratio, take_turns
+from wsca_jax.bench.turns import Seconds, available_cores, median, ratio, take_turns
 from wsca_jax.config import data_set
 from wsca_jax.report.tables import format_figure, format_table
 
@@ -117,13 +117,9 @@ def _header(title: str, images: Sequence[contenders.Image], settings: Settings) 
     return (
         f"{title}: {width:g}x{height:g} pixels, {statistics.mean(sizes) / 1e3:.1f} kB {kind}, to "
         f"{settings.size}x{settings.size}, batches of {settings.batch_size}\n"
-        f"Medians of {settings.rounds} turns of {settings.count:,} images; {_cores()} cores, "
+        f"Medians of {settings.rounds} turns of {settings.count:,} images; {available_cores()} cores, "
         f"load {os.getloadavg()[0]:.1f}"
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def speed_table(seconds: Seconds, settings: Settings) -> str:

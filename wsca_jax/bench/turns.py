@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,21 +18,37 @@ CLOCKS: Mapping[Clock, Callable[[], float]] = {
 Seconds = dict[str, dict[Clock, list[float]]]
 
 
-def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2) -> Seconds:
+Around = Mapping[str, Callable[[], contextlib.AbstractContextManager[object]]]
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    around: Around | None = None,
+) -> Seconds:
     """{name: {clock: seconds of each round}}. In every round each runs once.
 
-    `warm_up` unmeasured runs come first.
+    Args:
+      contenders: by name.
+      rounds: how often each is measured.
+      warm_up: unmeasured runs that come first.
+      around: what some contenders need ready before each turn and put away after it, unmeasured.
     """
-    for work in contenders.values():
+    ready = around or {}
+    for name, work in contenders.items():
         for _ in range(warm_up):
-            work()
+            with ready.get(name, contextlib.nullcontext)():
+                work()
     seconds: Seconds = {name: {clock: [] for clock in CLOCKS} for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
-            start = {clock: now() for clock, now in CLOCKS.items()}
-            work()
-            for clock, now in CLOCKS.items():
-                seconds[name][clock].append(now() - start[clock])
+            with ready.get(name, contextlib.nullcontext)():
+                start = {clock: now() for clock, now in CLOCKS.items()}
+                work()
+                for clock, now in CLOCKS.items():
+                    seconds[name][clock].append(now() - start[clock])
     return seconds
 
 
@@ -42,3 +60,8 @@ def ratio(seconds: Seconds, name: str, to: str, clock: Clock) -> float:
     """Median over rounds of one's time over the other's in the same round."""
     pairs = zip(seconds[name][clock], seconds[to][clock], strict=True)
     return statistics.median(a / b for a, b in pairs)
+
+
+def available_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,7 @@ runs      train, evaluate
 sweeps    sweep, compare
 looks     inspect, compile, visualize
 data      prepare, verify
-benches   bench input
+benches   bench input, bench step
 
 Each file has its commands' arguments, the examples that --help shows, and what they call. Nothing heavy is
 imported until a command needs it, so that --help answers at once.

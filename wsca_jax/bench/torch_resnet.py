@@ -1,7 +1,7 @@
 """An independent ResNet v1.5 in plain PyTorch, with torchvision's parameter names.
 
 Written from the papers (He et al. 2016, arXiv:1512.03385; the stride of a bottleneck on its 3x3, as in
-torchvision) for the tests and the benchmark; nothing of `wsca_jax` is used here.
+torchvision) for the benchmarks and the tests; nothing else of `wsca_jax` is used here.
 """
 
 from __future__ import annotations
@@ -58,20 +58,34 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
 
 
 class ReferenceResNet(nn.Module):
-    """image [B, 3, H, W] -> logits [B, num_classes]; `stages(image)` gives C2..C5."""
+    """image [B, 3, H, W] -> logits [B, num_classes]; `stages(image)` gives C2..C5.
 
-    def __init__(self, depth: int, num_classes: int = 10, width: int = 64) -> None:
+    What comes after `width` is that of `wsca_jax.models.resnet.ResNet`.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        width: int = 64,
+        *,
+        stem_kernel: int = 7,
+        stem_stride: int = 2,
+        max_pool: bool = True,
+        last_stride: int = 2,
+    ) -> None:
         super().__init__()
         block = BasicBlock if depth == 18 else Bottleneck
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.conv1 = nn.Conv2d(3, width, stem_kernel, stem_stride, (stem_kernel - 1) // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if max_pool else nn.Identity()
+        strides = (1, 2, 2, last_stride)
         inputs = width
         for i, count in enumerate(BLOCKS[depth]):
-            features, blocks = width * 2**i, []
+            features, blocks = width * 2**i, list[nn.Module]()
             for j in range(count):
-                blocks.append(block(inputs, features, 2 if i > 0 and j == 0 else 1))
+                blocks.append(block(inputs, features, strides[i] if j == 0 else 1))
                 inputs = features * block.expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, num_classes)
@@ -79,8 +93,8 @@ class ReferenceResNet(nn.Module):
     def stages(self, image: torch.Tensor) -> list[torch.Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
         stages = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for number in range(1, 5):
+            x = getattr(self, f"layer{number}")(x)
             stages.append(x)
         return stages
 

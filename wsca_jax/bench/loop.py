@@ -1,0 +1,102 @@
+"""The training loop and its loader as contenders, on the configured data."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from input_pipeline.batch import AttributeBatch, Source
+from wsca_jax import assembly
+from wsca_jax.bench.prepared import Prepared
+from wsca_jax.engine.checkpoint import Checkpoints
+from wsca_jax.preemption import Preemption
+from wsca_jax.timing import Stopwatch, data_wait_share
+from wsca_jax.train import Loop
+from wsca_jax.watch import Tools, Watch
+from wsca_jax.writers import Progress, RunWriter
+
+
+class Stream:
+    """Training batches, opened before each turn and closed after it.
+
+    Some batches are taken before the clock starts, as many as the pipeline may hold: as much is then ready
+    when a turn begins as when it ends, and a turn takes as many batches as are made meanwhile.
+    """
+
+    def __init__(self, prepared: Prepared, source: Source, steps: int) -> None:
+        """Stands ready at the first batch.
+
+        Args:
+          prepared: whose run says what is read and how.
+          source: the data.
+          steps: batches in a turn.
+        """
+        self.steps = steps
+        self._run, self._source = prepared.run, source
+        self.lead = 2 * self._run.config.data.threads + 2
+        self._starts = itertools.count(step=self.lead + steps)
+        self._batches: Generator[AttributeBatch] | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """What a turn stands in."""
+        batches = assembly.train_batches(self._run.config, self._run.text, self._source, next(self._starts))
+        with contextlib.closing(batches) as self._batches:
+            self.take(self.lead)
+            yield
+
+    @property
+    def batches(self) -> Generator[AttributeBatch]:
+        assert self._batches is not None, "take turns within open()"
+        return self._batches
+
+    def take(self, count: int) -> None:
+        """Takes batches, and does nothing with them."""
+        for _ in range(count):
+            next(self.batches)
+
+    def turn(self) -> None:
+        self.take(self.steps)
+
+
+class EndToEnd(Stream):
+    """The loop that `wsca train` runs: loader, devices, step, and a watch that logs to a folder.
+
+    The host waits for no device but at the end of a turn; it looks at reports of steps long done, as in
+    training.
+
+    Attributes:
+      data_waits: of each turn so far, the share that was spent waiting for data.
+    """
+
+    def __init__(self, prepared: Prepared, source: Source, steps: int, tools: Tools) -> None:
+        super().__init__(prepared, source, steps)
+        self._prepared, self._clock = prepared, tools.clock
+        self._watch = Watch(self._run, source, tools)
+        self._loop = Loop(prepared.compiled, self._run.layout, self._watch, self._clock)
+        self._numbers = itertools.count(1)
+        self.data_waits: list[float] = []
+
+    def take(self, count: int) -> None:
+        """Takes steps, and waits for the last."""
+        for number in itertools.islice(self._numbers, count):
+            self._prepared.state = self._loop.step(self._prepared.state, number, self.batches)
+        self._watch.catch_up()
+
+    def turn(self) -> None:
+        before = dict(self._clock.seconds)
+        super().turn()
+        passed = {part: seconds - before[part] for part, seconds in self._clock.seconds.items()}
+        self.data_waits.append(data_wait_share(passed))
+
+
+@contextlib.contextmanager
+def end_to_end(prepared: Prepared, source: Source, steps: int, workdir: Path) -> Iterator[EndToEnd]:
+    """The loop, with its tools open; what they write goes to `workdir`."""
+    options = assembly.checkpoint_options(prepared.run.config)
+    clock, silent = Stopwatch(("data_wait", "step")), Progress(total=0, active=False)
+    with Checkpoints(workdir, **options) as checkpoints, RunWriter(workdir, 0) as writer:
+        tools = Tools(workdir, checkpoints, writer, silent, clock, Preemption())
+        yield EndToEnd(prepared, source, steps, tools)
