@@ -11,8 +11,9 @@ from input_pipeline.batch import AttributeBatch, Source
 from wsca_jax import assembly
 from wsca_jax.bench.prepared import Prepared
 from wsca_jax.engine.checkpoint import Checkpoints
+from wsca_jax.goodput import Ledger
 from wsca_jax.preemption import Preemption
-from wsca_jax.timing import Stopwatch, data_wait_share
+from wsca_jax.timing import RUNNING, STARTING, Stopwatch, data_wait_share
 from wsca_jax.train import Loop
 from wsca_jax.watch import Tools, Watch
 from wsca_jax.writers import Progress, RunWriter
@@ -96,7 +97,11 @@ class EndToEnd(Stream):
 def end_to_end(prepared: Prepared, source: Source, steps: int, workdir: Path) -> Iterator[EndToEnd]:
     """The loop, with its tools open; what they write goes to `workdir`."""
     options = assembly.checkpoint_options(prepared.run.config)
-    clock, silent = Stopwatch(("data_wait", "step")), Progress(total=0, active=False)
-    with Checkpoints(workdir, **options) as checkpoints, RunWriter(workdir, 0) as writer:
-        tools = Tools(workdir, checkpoints, writer, silent, clock, Preemption())
+    clock, silent = Stopwatch((*STARTING, *RUNNING)), Progress(total=0, active=False)
+    with (
+        Checkpoints(workdir, **options) as checkpoints,
+        RunWriter(workdir, 0) as writer,
+        Ledger(workdir, 0, clock) as ledger,
+    ):
+        tools = Tools(workdir, checkpoints, writer, silent, clock, ledger, Preemption())
         yield EndToEnd(prepared, source, steps, tools)
