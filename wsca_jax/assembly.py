@@ -82,9 +82,9 @@ def build(
     """
     _check_hidden_labels(config)
     schedule = make_schedule(config, examples)
-    method = build_method(config, schema, schedule.total)
-    optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
     layout = Layout(make_mesh(**config.mesh, devices=devices))
+    method = build_method(config, schema, schedule.total, layout.mesh.size)
+    optimizer = make_optimizer(OptimizerOptions(**config.optimizer), schedule.total, method.frozen)
     layout.check_batch_size(config.train.batch_size, config.train.accumulate)
     layout.check_batch_size(config.evaluation.batch_size)
     return Run(config, make_text(config, schema, words), method, optimizer, layout, schedule)
@@ -108,10 +108,15 @@ def make_schedule(config: ConfigDict, examples: int) -> Schedule:
     return Schedule(max(1, round(config.train.epochs * per_epoch)), per_epoch)
 
 
-def build_method(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> Method:
-    """The method of a run of this many optimiser steps; 0 where no run is meant, as in a dry run."""
+def build_method(
+    config: ConfigDict, schema: AttributeSchema, total_steps: int = 0, devices: int = 1
+) -> Method:
+    """The method of a run of this many optimiser steps on so many devices.
+
+    Without steps no run is meant, as in a dry run.
+    """
     try:
-        return METHODS[config.method].build(config, schema, total_steps)
+        return METHODS[config.method].build(config, schema, total_steps, devices)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config: {' '.join(str(error).split())}") from error
 

@@ -48,6 +48,16 @@ def test_the_loss_is_masked_binary_cross_entropy(method, variables, batch):
     assert term.count(prepared) == mask.sum()
 
 
+def test_batch_statistics_are_global_or_of_each_device():
+    settings = config.load(TINY, ["--config.model.trunk.batch_norm=per_device"])
+    schema = assembly.data_schema(settings)
+    run = assembly.build(settings, schema, 160, devices=jax.devices()[:4])
+    assert run.method.model.trunk.norm_parts == 4
+    assert build()[0].model.trunk.norm_parts == 1
+    with pytest.raises(ConfigError, match="batch_norm is 'local'; expected 'global' or 'per_device'"):
+        build("--config.model.trunk.batch_norm=local")
+
+
 def test_gradients_do_not_change_with_hidden_labels(method, variables, batch):
     known = np.random.default_rng(0).random(batch.known.shape) < 0.5
 

@@ -31,10 +31,9 @@ def norm_variables(c=5, seed=1):
     }
 
 
-def train(x, variables, weight=None, dtype=jnp.float32):
-    y, updated = BatchNorm(dtype=dtype).apply(
-        variables, x, train=True, weight=weight, mutable=["batch_stats"]
-    )
+def train(x, variables, weight=None, dtype=jnp.float32, parts=1):
+    norm = BatchNorm(dtype=dtype, parts=parts)
+    y, updated = norm.apply(variables, x, train=True, weight=weight, mutable=["batch_stats"])
     return y, updated["batch_stats"]
 
 
@@ -134,6 +133,50 @@ def test_statistics_are_the_global_batch_s_when_it_is_sharded():
     split = jax.jit(train)(jax.device_put(x, sharding), variables, jax.device_put(weight, sharding))
     whole = jax.jit(train)(x, variables, weight)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, whole)
+
+
+@pytest.mark.parametrize("weight", [(1, 1, 1, 1, 1, 1), (1, 0, 0.5, 1, 0, 0)])
+def test_parts_are_normalised_as_batches_of_their_own(weight):
+    """The third part of the second case is empty: it counts for nothing."""
+    x, variables, weight = batch(), norm_variables(), jnp.asarray(weight, jnp.float32)
+    y, statistics = train(x, variables, weight, parts=3)
+    alone = [train(x[i : i + 2], variables, weight[i : i + 2]) for i in (0, 2, 4)]
+    np.testing.assert_allclose(y, jnp.concatenate([y for y, _ in alone]), atol=1e-5)
+    counts = weight.reshape(3, 2).sum(1)
+    for name, found in statistics.items():
+        each = jnp.stack([statistics[name] for _, statistics in alone])
+        np.testing.assert_allclose(found, counts / counts.sum() @ each, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_parts_is_that_of_the_parts():
+    x, params, weight = batch(), norm_variables()["params"], jnp.asarray([1, 1, 0, 1, 0.5, 1.0])
+    probe = jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+
+    def ours(x, scale, bias):
+        return jnp.sum(probe * layers.normalise_parts(x, scale, bias, weight, 1e-5, 2)[0])
+
+    def plain(x, scale, bias):
+        halves = [plain_batch_norm(x[i : i + 3], scale, bias, weight[i : i + 3]) for i in (0, 3)]
+        return jnp.sum(probe * jnp.concatenate(halves))
+
+    arguments = (x, params["scale"], params["bias"])
+    found, expected = (jax.grad(f, (0, 1, 2))(*arguments) for f in (ours, plain))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("parts", "sends"), [(1, True), (8, False)])
+def test_a_part_for_each_device_is_normalised_where_it_lies(parts, sends):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    x = jax.device_put(batch(b=16), sharding)
+    norm = BatchNorm(dtype=jnp.float32, parts=parts)
+
+    def normalise(x):
+        return norm.apply(norm_variables(), x, train=True, mutable=["batch_stats"])[0]
+
+    program = jax.jit(normalise).lower(x).compile().as_text()
+    assert any(name in program for name in ("all-reduce", "all-gather", "all-to-all")) == sends
 
 
 def test_initialisation_leaves_mean_zero_and_variance_one():

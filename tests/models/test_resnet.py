@@ -152,6 +152,35 @@ def test_zero_init_starts_a_block_as_relu(bottleneck):
     np.testing.assert_array_equal(y, jax.nn.relu(x))
 
 
+def test_rematerialised_stages_keep_less_and_compute_the_same():
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    settings = {"depth": 26, "width": 8, "dtype": jnp.float32}
+    variables = ResNet(**settings).init(jax.random.key(0), image, train=True)
+
+    def loss(params, remat):
+        collections = {**variables, "params": params}
+        model = ResNet(**settings, remat=remat)
+        stages, updated = model.apply(collections, image, train=True, mutable=["batch_stats"])
+        return sum(jnp.mean(jnp.sin(stage)) for stage in stages), updated
+
+    def kept(*remat):
+        """Elements that wait for the backward pass."""
+        backward = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(p, remat)[0], p)[1], variables["params"])
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    every = ("c2", "c3", "c4", "c5")
+    assert kept() > kept("c5") > kept(*every)
+    grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    plain, again = grad(variables["params"], ()), grad(variables["params"], every)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), again, plain)
+
+
+def test_an_unknown_stage_is_an_error():
+    with pytest.raises(ValueError, match="remat names c6, expected stages out of c2, c3, c4, c5"):
+        ResNet(remat=("c2", "c6"))
+
+
 def test_an_unknown_depth_is_an_error():
     with pytest.raises(ValueError, match="depth is 34, expected one of 18, 26, 50"):
         ResNet(34)

@@ -42,7 +42,7 @@ def default_config() -> ConfigDict:
     )
 
 
-def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> Method:
+def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0, devices: int = 1) -> Method:
     """Builds the method of a resolved configuration.
 
     Args:
@@ -50,6 +50,7 @@ def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> 
       schema: what is predicted.
       total_steps: optimiser steps of the run, for loss terms that start at a share of it; 0 where no run is
         meant.
+      devices: over which a batch is spread.
 
     Raises:
       TypeError: for a field that a module does not have.
@@ -57,7 +58,7 @@ def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0) -> 
     """
     balancing = Balancing(**config.loss.balancing)
     words = text.for_data_set(SOURCES[config.data.name], schema, text.TextOptions(**config.data.text))
-    model = wsca_model.build_model(config.model, schema, words)
+    model = wsca_model.build_model(config.model, schema, words, devices)
     start = wsca_terms.start_step(config.loss, total_steps)
     terms = composite.start_later(composite.active(wsca_terms.build_terms(config.loss, schema, model)), start)
     if balancing.kind == "uncertainty":

@@ -35,7 +35,7 @@ def default_config() -> dict[str, Any]:
         "top_down": False,
         "linear_path": True,
         "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
-        "trunk": fields(ResNet),
+        "trunk": fields(ResNet) | {"batch_norm": "global"},  # statistics: "global" or "per_device"
         "tokens": fields(VisualTokens),
         "heads": fields(GroupHeads),
         "fusion": fields(GatedFusion),
@@ -59,7 +59,7 @@ def optional_sections() -> dict[str, dict[str, Any]]:
 
 def fields(module: type[nn.Module]) -> dict[str, Any]:
     """A module's settings and their defaults, but for what the model decides for all of its modules."""
-    shared = {"parent", "name", "dtype", "lowering", "text"}
+    shared = {"parent", "name", "dtype", "lowering", "text", "norm_parts"}
     return {
         field.name: field.default
         for field in dataclasses.fields(module)
@@ -67,13 +67,14 @@ def fields(module: type[nn.Module]) -> dict[str, Any]:
     }
 
 
-def build_model(config: ConfigDict, schema: AttributeSchema, text: Text) -> WSCA:
+def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices: int = 1) -> WSCA:
     """Builds trunk, tokens, heads and the modules whose section is not None.
 
     Args:
       config: the `model` section.
       schema: what is predicted.
       text: how captions become token ids. Without captions there is no text tower, whatever its section says.
+      devices: over which a batch is spread.
 
     Raises:
       TypeError, ValueError: for a field or a value that a module does not take.
@@ -84,7 +85,7 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text) -> WSCA
     frequency = config.frequency
     without_captions = config.alignment is None or config.encoder is None or _text_tower(config, text) is None
     return WSCA(
-        trunk=ResNet(**config.trunk, **common),
+        trunk=_trunk(config.trunk, devices, **common),
         tokens=VisualTokens(width, **config.tokens, **common),
         heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common),
         token_stage=config.token_stage,
@@ -101,6 +102,14 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text) -> WSCA
         captions=None if without_captions else CaptionAlignment(branch, **config.captions, **common),
         phrases=_phrases(config, schema, text),
     )
+
+
+def _trunk(config: ConfigDict, devices: int, **shared: Any) -> ResNet:
+    settings = dict(config)
+    statistics = settings.pop("batch_norm")
+    if statistics not in ("global", "per_device"):
+        raise ValueError(f"model.trunk.batch_norm is {statistics!r}; expected 'global' or 'per_device'")
+    return ResNet(**settings, **shared, norm_parts=devices if statistics == "per_device" else 1)
 
 
 def _text_tower(config: ConfigDict, text: Text) -> TextTower | None:

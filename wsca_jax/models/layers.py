@@ -67,9 +67,13 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over (B, H, W), its statistics in float32 and over the examples that count.
 
-    Under `jit` with a batch sharded over devices the statistics are the global batch's. Normalisation in
-    training uses the biased variance; the running variance receives the unbiased one (times n / (n - 1)),
-    both as PyTorch does. A batch of weight 0 leaves the running statistics as they are.
+    Under `jit` with a batch sharded over devices the statistics are the global batch's, or those of each of
+    its `parts`. With one part to a device nothing is sent (Goyal et al. 2017, arXiv:1706.02677); on one
+    device this is ghost batch normalisation (Hoffer et al. 2017, arXiv:1705.08741). The running statistics
+    then move to the mean over parts, each counted by its positions.
+
+    Normalisation in training uses the biased variance; the running variance receives the unbiased one (times
+    n / (n - 1)), both as PyTorch does. A batch of weight 0 leaves the running statistics as they are.
 
     Parameters: `scale`, `bias` [C]; batch statistics: `mean`, `var` [C]; all float32.
 
@@ -78,12 +82,14 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance.
       dtype: dtype of the result.
       scale_init: initial `scale`; zeros make a residual block start as the identity.
+      parts: equal parts of consecutive examples that have statistics of their own; they divide the batch.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.bfloat16
     scale_init: Initializer = nn.initializers.ones
+    parts: int = 1
 
     @nn.compact
     def __call__(
@@ -98,13 +104,15 @@ class BatchNorm(nn.Module):
         if not train:
             return _normalise(x, Moments(mean.value, var.value, jnp.ones(())), scale, bias, self.epsilon)
         weight = jnp.ones(x.shape[0], jnp.float32) if weight is None else weight.astype(jnp.float32)
-        y, batch = batch_normalise(x, scale, bias, weight, self.epsilon)
-        if not self.is_initializing():
-            batch = jax.tree.map(lax.stop_gradient, batch)
-            unbiased = batch.var * batch.positions / jnp.maximum(batch.positions - 1, 1)
-            rate = jnp.where(batch.positions > 0, self.momentum, 0.0)
-            mean.value += rate * (batch.mean - mean.value)
-            var.value += rate * (unbiased - var.value)
+        if self.is_initializing():
+            return batch_normalise(x, scale, bias, weight, self.epsilon)[0]
+        y, batch = normalise_parts(x, scale, bias, weight, self.epsilon, self.parts)
+        batch = jax.tree.map(lax.stop_gradient, batch)
+        unbiased = batch.var * (batch.positions / jnp.maximum(batch.positions - 1, 1))[:, None]
+        share = (batch.positions / _at_least_tiny(batch.positions.sum()))[:, None]
+        rate = jnp.where(batch.positions.sum() > 0, self.momentum, 0.0)
+        mean.value += rate * ((share * batch.mean).sum(0) - mean.value)
+        var.value += rate * ((share * unbiased).sum(0) - var.value)
         return y
 
 
@@ -155,6 +163,26 @@ def batch_normalise(
     """
     over = moments(x, weight)
     return _normalise(x, over, scale, bias, epsilon), over
+
+
+def normalise_parts(
+    x: Float[Array, "B H W C"],
+    scale: Float32[Array, "C"],
+    bias: Float32[Array, "C"],
+    weight: Float32[Array, "B"],
+    epsilon: float,
+    parts: int,
+) -> tuple[Float[Array, "B H W C"], Moments]:
+    """`batch_normalise` of each of `parts` equal parts; the moments have a leading axis of that length."""
+    if parts == 1:
+        y, over = batch_normalise(x, scale, bias, weight, epsilon)
+        return y, jax.tree.map(lambda moment: moment[None], over)
+
+    def each(x: Array, weight: Array) -> tuple[Array, Moments]:
+        return batch_normalise(x, scale, bias, weight, epsilon)
+
+    y, over = jax.vmap(each)(*(array.reshape(parts, -1, *array.shape[1:]) for array in (x, weight)))
+    return y.reshape(x.shape), over
 
 
 def _batch_normalise_fwd(

@@ -41,6 +41,7 @@ class ConvNorm(nn.Module):
       zero_init: whether the normalisation's scale starts at 0.
       dtype: compute dtype.
       lowering: see `Conv`.
+      norm_parts: see `ResNet`.
     """
 
     features: int
@@ -50,6 +51,7 @@ class ConvNorm(nn.Module):
     zero_init: bool = False
     dtype: DTypeLike = jnp.bfloat16
     lowering: Lowering | None = None
+    norm_parts: int = 1
 
     @nn.compact
     def __call__(
@@ -58,7 +60,8 @@ class ConvNorm(nn.Module):
         size, strides = (self.kernel, self.kernel), (self.stride, self.stride)
         x = Conv(self.features, size, strides, dtype=self.dtype, lowering=self.lowering, name="conv")(x)
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        x = BatchNorm(dtype=self.dtype, scale_init=scale_init, name="norm")(x, train=train, weight=weight)
+        norm = BatchNorm(dtype=self.dtype, scale_init=scale_init, parts=self.norm_parts, name="norm")
+        x = norm(x, train=train, weight=weight)
         return nn.relu(x) if self.relu else x
 
 
@@ -72,6 +75,7 @@ class Block(nn.Module):
       zero_init: whether the last normalisation's scale starts at 0, the block as the identity.
       dtype: compute dtype.
       lowering: see `Conv`.
+      norm_parts: see `ResNet`.
     """
 
     width: int
@@ -80,12 +84,15 @@ class Block(nn.Module):
     zero_init: bool = False
     dtype: DTypeLike = jnp.bfloat16
     lowering: Lowering | None = None
+    norm_parts: int = 1
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool, weight: Float32[Array, "B"] | None
+        self, x: Float[Array, "B H W C"], train: bool, weight: Float32[Array, "B"] | None
     ) -> Float[Array, "B h w D"]:
-        unit = functools.partial(ConvNorm, dtype=self.dtype, lowering=self.lowering)
+        unit = functools.partial(
+            ConvNorm, dtype=self.dtype, lowering=self.lowering, norm_parts=self.norm_parts
+        )
         out = self.width * (4 if self.bottleneck else 1)
         last = functools.partial(unit, out, relu=False, zero_init=self.zero_init)
         if self.bottleneck:
@@ -105,7 +112,11 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks `block0`, `block1`, ...; the first takes the stride. Attributes: see `Block`."""
+    """Residual blocks `block0`, `block1`, ...; the first takes the stride.
+
+    Attributes: see `Block`, and
+      remat: whether the backward pass computes what lies inside each block again, instead of keeping it.
+    """
 
     blocks: int
     width: int
@@ -114,21 +125,25 @@ class Stage(nn.Module):
     zero_init: bool = False
     dtype: DTypeLike = jnp.bfloat16
     lowering: Lowering | None = None
+    norm_parts: int = 1
+    remat: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W C"], *, train: bool, weight: Float32[Array, "B"] | None
     ) -> Float[Array, "B h w D"]:
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block  # 2: train
         for i in range(self.blocks):
-            x = Block(
+            x = block(
                 self.width,
                 self.stride if i == 0 else 1,
                 self.bottleneck,
                 self.zero_init,
                 self.dtype,
                 self.lowering,
+                self.norm_parts,
                 name=f"block{i}",
-            )(x, train=train, weight=weight)
+            )(x, train, weight)
         return x
 
 
@@ -147,6 +162,9 @@ class ResNet(nn.Module):
       zero_init: whether each block starts as the identity (Goyal et al. 2017, arXiv:1706.02677).
       dtype: compute dtype; parameters and batch statistics are float32.
       lowering: see `Conv`.
+      norm_parts: equal parts of a batch with statistics of their own; see `BatchNorm`.
+      remat: the stages, such as ("c2", "c3"), of whose blocks only the inputs are kept for the backward pass,
+        which computes the rest again: less memory, more time (Chen et al. 2016, arXiv:1604.06174).
     """
 
     depth: int = 50
@@ -158,11 +176,17 @@ class ResNet(nn.Module):
     zero_init: bool = False
     dtype: DTypeLike = jnp.bfloat16
     lowering: Lowering | None = None
+    norm_parts: int = 1
+    remat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.depth not in BLOCKS:
             raise ValueError(f"ResNet: depth is {self.depth}, expected one of {', '.join(map(str, BLOCKS))}")
+        unknown = set(self.remat) - set(Stages._fields)
+        if unknown:
+            found, known = ", ".join(sorted(unknown)), ", ".join(Stages._fields)
+            raise ValueError(f"ResNet: remat names {found}, expected stages out of {known}")
 
     @nn.compact
     def __call__(
@@ -175,7 +199,9 @@ class ResNet(nn.Module):
           train: whether batch statistics are the batch's own (and `batch_stats` is updated) or the stored.
           weight: the examples' weights in the batch statistics; 0 leaves one out, None counts all.
         """
-        unit = functools.partial(ConvNorm, dtype=self.dtype, lowering=self.lowering)
+        unit = functools.partial(
+            ConvNorm, dtype=self.dtype, lowering=self.lowering, norm_parts=self.norm_parts
+        )
         stem = unit(self.width, self.stem_kernel, self.stem_stride, name="stem")
         x = stem(image, train=train, weight=weight)
         if self.max_pool:
@@ -188,6 +214,7 @@ class ResNet(nn.Module):
         return Stages(*stages)
 
     def _stage(self, i: int, blocks: int, stride: int) -> Stage:
+        name = Stages._fields[i]
         return Stage(
             blocks,
             self.width * 2**i,
@@ -196,5 +223,7 @@ class ResNet(nn.Module):
             zero_init=self.zero_init,
             dtype=self.dtype,
             lowering=self.lowering,
-            name=f"c{i + 2}",
+            norm_parts=self.norm_parts,
+            remat=name in self.remat,
+            name=name,
         )
