@@ -19,7 +19,8 @@ On an accelerator, none of them measured yet:
 baseline: ResNet-50, 224 px, 30 epochs, bfloat16, no modules.
 full: the same with every module: d 768, six layers.
 paper: the recipe this model comes from: AdamW at 1e-4, classification first, then the modules.
-large_batch: a pod: LAMB, batch 4096, 90 epochs.
+large_batch: a pod: LAMB, batch 4096, 90 epochs. Its dry run: docs/scaling.md.
+large_batch_lars: the same with LARS.
 
 The figures are of a subset: 7,025 training and 995 validation images of 89x109 pixels, identities apart, all
 of them from the official training partition. They do not compare with published CelebA figures.
@@ -112,19 +113,34 @@ def paper(config: ConfigDict) -> None:
 
 
 def large_batch(config: ConfigDict) -> None:
-    """A pod. The learning rate grows with the root of the batch (You et al. 2020, arXiv:1904.00962)."""
+    """A pod, with LAMB. The rate and its rule are ResNet-50's (You et al. 2020, arXiv:1904.00962)."""
     full(config)
-    batch = 4096
     config.optimizer = {
         "name": "lamb",
-        "learning_rate": 0.04 * (batch / 32768) ** 0.5,
+        "learning_rate": 0.04,
+        "base_batch_size": 32768,
+        "batch_scaling": "root",
         "weight_decay": 1e-4,
         "warmup_fraction": 2.5 / 90,
         "eps": 1e-6,
         "ema_decay": 0.99,
     }
     config.loss.accept = {"warmup_steps": 400, "ramp_steps": 800}
-    config.train = {"batch_size": batch, "epochs": 90.0}
+    config.train = {"batch_size": 4096, "epochs": 90.0}
+
+
+def large_batch_lars(config: ConfigDict) -> None:
+    """`large_batch` with LARS: rate, rule and warm-up of Chen et al. 2020 (SimCLR, arXiv:2002.05709)."""
+    large_batch(config)
+    config.optimizer = {
+        "name": "lars",
+        "learning_rate": 0.3,
+        "base_batch_size": 256,
+        "batch_scaling": "linear",
+        "weight_decay": 1e-6,
+        "warmup_fraction": 10 / 90,
+        "ema_decay": 0.99,
+    }
 
 
 def every_module(config: ConfigDict) -> None:
@@ -141,4 +157,5 @@ VARIANTS = {
     "full": full,
     "paper": paper,
     "large_batch": large_batch,
+    "large_batch_lars": large_batch_lars,
 }

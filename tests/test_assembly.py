@@ -81,3 +81,13 @@ def test_judging_hidden_labels_where_there_are_none_is_refused_at_once(images, m
     config = load(f"--config.evaluation.hidden_labels={images}")
     with pytest.raises(configs.ConfigError, match=message):
         assembly.build(config, assembly.data_schema(config), 24)
+
+
+@pytest.mark.parametrize(
+    ("variant", "peak"), [("large_batch", 0.04 / 8**0.5), ("large_batch_lars", 0.3 * 16)]
+)
+def test_a_pod_s_learning_rate_is_that_of_its_batch(variant, peak):
+    settings = configs.load(f"configs/celeba.py:{variant}")
+    run = assembly.build(settings, assembly.data_schema(settings), 162_770)
+    rates = [float(run.optimizer.schedule(step)) for step in range(0, run.schedule.total, 10)]
+    assert max(rates) == pytest.approx(peak, rel=1e-3)

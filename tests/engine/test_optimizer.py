@@ -236,6 +236,15 @@ def test_warm_up_must_end_within_the_run():
         make_optimizer(OptimizerOptions(warmup_steps=10), 10)
 
 
+@pytest.mark.parametrize(("rule", "expected"), [("linear", 0.8), ("root", 0.4)])
+def test_the_rate_follows_the_batch(rule, expected):
+    options = OptimizerOptions(learning_rate=0.2, base_batch_size=256, batch_scaling=rule)
+    scaled = options.at_batch_size(1024)
+    assert scaled.learning_rate == pytest.approx(expected)
+    assert scaled.at_batch_size(1024) == scaled  # once
+    assert OptimizerOptions(learning_rate=0.2).at_batch_size(1024).learning_rate == 0.2
+
+
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 def test_large_batch_optimisers_learn(name):
     run = Run(name=name, learning_rate={"lars": 5.0, "lamb": 0.05}[name], clip_norm=0.0)

@@ -30,7 +30,10 @@ class OptimizerOptions:
       name: "adamw", or for large batches "lars" or "lamb". Both scale an array's step to the array's norm
         (the trust ratio), but not that of biases, norms and temperatures, which step as in SGD with momentum
         (lars) or Adam (lamb).
-      learning_rate: its peak, reached after warm-up.
+      learning_rate: its peak, reached after warm-up, at `base_batch_size`.
+      base_batch_size: the batch that the learning rate is meant for; 0 for whatever batch there is.
+      batch_scaling: how the rate follows another batch: "linear" (Goyal et al. 2017, arXiv:1706.02677; LARS)
+        or "root", with the square root of the ratio (LAMB, AdamW).
       weight_decay: decoupled for adamw and lamb; biases, norms and temperatures are never decayed.
       schedule: after warm-up, "cosine" down to the final value, or "constant".
       warmup_fraction: share of all optimiser steps over which the rate rises linearly from 0.
@@ -52,6 +55,8 @@ class OptimizerOptions:
 
     name: Literal["adamw", "lars", "lamb"] = "adamw"
     learning_rate: float = 1e-4
+    base_batch_size: int = 0
+    batch_scaling: Literal["linear", "root"] = "linear"
     weight_decay: float = 1e-5
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_fraction: float = 0.0
@@ -69,7 +74,10 @@ class OptimizerOptions:
         _check(self.schedule in ("cosine", "constant"), "schedule", self.schedule, "cosine or constant")
         _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
         _check(self.eps > 0, "eps", self.eps, "a number above 0")
-        for field in ("weight_decay", "warmup_steps", "clip_norm"):
+        _check(
+            self.batch_scaling in ("linear", "root"), "batch_scaling", self.batch_scaling, "linear or root"
+        )
+        for field in ("weight_decay", "warmup_steps", "clip_norm", "base_batch_size"):
             _check(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         for field in ("warmup_fraction", "final_fraction"):
             _check(0 <= getattr(self, field) <= 1, field, getattr(self, field), "a number from 0 to 1")
@@ -77,6 +85,14 @@ class OptimizerOptions:
             _check(0 <= getattr(self, field) < 1, field, getattr(self, field), "a number from 0 to below 1")
         if self.warmup_steps and self.warmup_fraction:
             raise WscaError("optimizer.warmup_steps and optimizer.warmup_fraction are both set; set one to 0")
+
+    def at_batch_size(self, examples: int) -> OptimizerOptions:
+        """The recipe for a global batch of so many examples: its learning rate, scaled by the rule."""
+        if not self.base_batch_size:
+            return self
+        power = 1.0 if self.batch_scaling == "linear" else 0.5
+        rate = self.learning_rate * (examples / self.base_batch_size) ** power
+        return dataclasses.replace(self, learning_rate=rate, base_batch_size=0)
 
 
 def _check(right: bool, field: str, found: Any, expected: str) -> None:
