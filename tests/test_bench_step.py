@@ -376,6 +376,7 @@ def test_what_pytorch_is_not_compared_with():
     assert "lamb" in refused(cpu, "--config.optimizer.name=lamb")
     assert "focal" in refused(cpu, "--config.loss.classification=focal")
     assert "accumulate" in refused(cpu, "--config.train.accumulate=2")
+    assert "remat" in refused(cpu, "--config.model.trunk.remat=('c2',)")
     assert "tpu" in refused(Device(1, "TPU v4", "tpu"))
     assert "CUDA_VISIBLE_DEVICES" in refused(Device(2, "NVIDIA H200", "gpu"))
 

@@ -10,6 +10,7 @@ from input_pipeline.schema import AttributeSchema
 from wsca_jax import augment
 from wsca_jax.bench.figures import Device
 from wsca_jax.bench.torch_step import Batch, Jitter, Recipe, Shape
+from wsca_jax.engine.optimizer import OptimizerOptions
 from wsca_jax.errors import WscaError
 
 # What JAX and PyTorch call the same kind of device.
@@ -33,7 +34,7 @@ def recipe(config: ConfigDict, schema: AttributeSchema, device: Device, *, compi
     return Recipe(
         model=shape(config, schema),
         jitter=Jitter(*(getattr(jitter, name) for name in Jitter._fields)),
-        learning_rate=optimizer.learning_rate,
+        learning_rate=_learning_rate(config),
         weight_decay=optimizer.weight_decay,
         betas=(optimizer.b1, optimizer.b2),
         eps=optimizer.eps,
@@ -45,6 +46,10 @@ def recipe(config: ConfigDict, schema: AttributeSchema, device: Device, *, compi
     )
 
 
+def _learning_rate(config: ConfigDict) -> float:
+    return OptimizerOptions(**config.optimizer).at_batch_size(config.train.batch_size).learning_rate
+
+
 def check(config: ConfigDict, device: Device) -> None:
     """Raises WscaError where the comparison would be one of different things."""
     expected = {
@@ -52,6 +57,7 @@ def check(config: ConfigDict, device: Device) -> None:
         "loss.classification": (config.loss.classification, "binary_cross_entropy"),
         "train.accumulate": (config.train.accumulate, 1),
         "frozen": (tuple(config.frozen), ()),
+        "model.trunk.remat": (tuple(config.model.trunk.remat), ()),
     }
     for key, (found, wanted) in expected.items():
         if found != wanted:
@@ -67,7 +73,9 @@ def check(config: ConfigDict, device: Device) -> None:
 def shape(config: ConfigDict, schema: AttributeSchema) -> Shape:
     """Sizes of the model, for PyTorch."""
     model = config.model
-    trunk = {key: value for key, value in model.trunk.items() if key != "zero_init"}  # decides no cost
+    # The start decides no cost, and on one device its statistics are the batch's.
+    elsewhere = ("zero_init", "batch_norm", "remat")
+    trunk = {key: value for key, value in model.trunk.items() if key not in elsewhere}
     present = sorted(set(schema.group_of))
     return Shape(
         trunk=trunk,
