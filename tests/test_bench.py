@@ -1,6 +1,7 @@
 """`wsca bench input`: its arithmetic by hand, its options by the command line. How fast is not tested."""
 
 import re
+import threading
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from input_pipeline.images import ImageOptions, decode, image_shape, load, resiz
 from input_pipeline.pipeline import train_batches
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax.bench import contenders, memory, photographs, turns
-from wsca_jax.bench.input import FULL, SCALED, Settings, named, speed_table
+from wsca_jax.bench.input import FULL, SCALED, Settings, in_threads, named, speed_table
 from wsca_jax.errors import ExitCode
 
 SMALL = ("--size", 8, "--batch_size", 4, "--steps", 2, "--rounds", 1)
@@ -41,7 +42,13 @@ def test_the_table_says_images_a_second_and_shares_of_bare_decoding():
         return {"wall": [wall], "cpu": [cpu]}
 
     settings = Settings(batch_size=10, steps=10, threads=(2,))
-    seconds = {FULL: taken(1.0, 1.0), SCALED: taken(0.5, 0.4), named(2): taken(0.25, 0.5)}
+    seconds = {
+        FULL: taken(2.0, 2.0),
+        SCALED: taken(1.6, 1.6),
+        in_threads(FULL, 2): taken(0.5, 1.0),  # two threads stand beside two
+        in_threads(SCALED, 2): taken(0.2, 0.4),
+        named(2): taken(0.25, 0.5),
+    }
     last = speed_table(seconds, settings).splitlines()[-1]
     assert re.split(r"\s{2,}", last) == ["pipeline, 2 threads", "400", "200", "2.00", "0.80"]
 
@@ -83,6 +90,19 @@ def test_contenders_make_the_pictures_that_the_pipeline_makes(shards, monkeypatc
     expected = [load(image, ImageOptions(16)).astype(int) for image in images]
     np.testing.assert_array_equal(kept[:4], expected)
     assert np.abs(np.array(kept[4:]) - expected).mean() < 6.0
+
+
+def test_bare_decoding_in_threads_shares_the_images_among_them(shards, monkeypatch):
+    images, by = [photographs.open_split(shards)[0].image], []
+    real = cv2.resize
+    monkeypatch.setattr(
+        cv2, "resize", lambda *args, **kwargs: (by.append(threading.get_ident()), real(*args, **kwargs))
+    )
+    contenders.bare(images, 16, 2, 7, scaled=False, threads=3)()
+    assert len(by) == 7
+    assert threading.get_ident() not in by
+    contenders.bare(images, 16, 2, 7, scaled=False)()
+    assert by[7:] == 7 * [threading.get_ident()]
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -133,7 +153,17 @@ def test_the_command_prints_every_figure_of_synthetic_jpegs(capsys, monkeypatch)
     )
     text = capsys.readouterr().out
     assert "48x32 pixels" in text
-    for part in (FULL, SCALED, named(0), named(1), named(2), "Two threads over one", "read records", "MiB"):
+    for part in (
+        FULL,
+        SCALED,
+        named(0),
+        named(1),
+        named(2),
+        in_threads(FULL, 2),
+        "Two threads over one",
+        "read records",
+        "MiB",
+    ):
         assert part in text, part
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,9 +29,9 @@ def open_split(name: str, folder: Path | None, split: str) -> Source:
 
 
 def bare(
-    images: Sequence[Image], size: int, batch_size: int, count: int, *, scaled: bool
+    images: Sequence[Image], size: int, batch_size: int, count: int, *, scaled: bool, threads: int = 1
 ) -> Callable[[], None]:
-    """A loop over `count` images in memory: simplejpeg and OpenCV, nothing around them.
+    """Loops over `count` images in memory: simplejpeg and OpenCV, nothing around them.
 
     The results go into an array of a batch, over and over: one image's place would never leave the caches.
 
@@ -40,7 +41,24 @@ def bare(
       batch_size: results that are kept.
       count: images in a turn.
       scaled: whether a JPEG is decoded at the smallest scale that covers the result, as the pipeline does.
+      threads: loops at a time, each over its share of the images; one runs in the caller's thread.
     """
+    shares = [count // threads + (i < count % threads) for i in range(threads)]
+    loops = [_bare_loop(images, size, batch_size, share, scaled=scaled) for share in shares]
+    if threads == 1:
+        return loops[0]
+
+    def work() -> None:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            for finished in [pool.submit(loop) for loop in loops]:
+                finished.result()
+
+    return work
+
+
+def _bare_loop(
+    images: Sequence[Image], size: int, batch_size: int, count: int, *, scaled: bool
+) -> Callable[[], None]:
     out = np.empty((batch_size, size, size, 3), np.uint8)
     scaling = {"min_height": size, "min_width": size, "min_factor": 2} if scaled else {}
 

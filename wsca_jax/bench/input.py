@@ -93,8 +93,11 @@ def _contenders(
 ) -> dict[str, Callable[[], None]]:
     sizes = settings.size, settings.batch_size, settings.count
     return {
-        FULL: contenders.bare(images, *sizes, scaled=False),
-        SCALED: contenders.bare(images, *sizes, scaled=True),
+        **{
+            in_threads(name, threads): contenders.bare(images, *sizes, scaled=scaled, threads=threads)
+            for threads in sorted({1, *(max(threads, 1) for threads in settings.threads)})
+            for name, scaled in ((FULL, False), (SCALED, True))
+        },
         **{
             named(threads): contenders.pipeline(
                 source, settings.images, WeakLabels(), settings.batch_size, settings.steps, threads
@@ -102,6 +105,11 @@ def _contenders(
             for threads in settings.threads
         },
     }
+
+
+def in_threads(bare: str, threads: int) -> str:
+    """What bare decoding in so many threads is called."""
+    return bare if threads <= 1 else f"{bare}, {threads} threads"
 
 
 def named(threads: int) -> str:
@@ -123,15 +131,22 @@ def _header(title: str, images: Sequence[contenders.Image], settings: Settings) 
 
 
 def speed_table(seconds: Seconds, settings: Settings) -> str:
-    """Images a second by the clock and per core, and the ratio per core to both ways of bare decoding."""
+    """Images a second by the clock and per core, and the ratio per core to both ways of bare decoding.
+
+    The pipeline with several threads stands beside bare decoding in as many: cores that work at once share
+    caches, memory and perhaps more, and each is slower for it.
+    """
     header = ("", "images/s", "per core", "x bare", "x bare, same scale")
+    busy = {named(threads): threads for threads in settings.threads}
     rows = [
         (
             name,
             f"{settings.count / median(seconds, name, 'wall'):,.0f}",
             f"{settings.count / median(seconds, name, 'cpu'):,.0f}",
-            f"{ratio(seconds, FULL, name, 'cpu'):.2f}",
-            f"{ratio(seconds, SCALED, name, 'cpu'):.2f}",
+            *(
+                f"{ratio(seconds, in_threads(bare, busy.get(name, 1)), name, 'cpu'):.2f}"
+                for bare in (FULL, SCALED)
+            ),
         )
         for name in seconds
     ]
@@ -142,7 +157,9 @@ def _two_cores(seconds: Seconds, threads: Sequence[int]) -> str:
     """What a second thread adds; it can add something where there is a second core alone."""
     if not {1, 2} <= set(threads):
         return ""
-    return f"Two threads over one, by the clock: {ratio(seconds, named(1), named(2), 'wall'):.2f}x"
+    ours = ratio(seconds, named(1), named(2), "wall")
+    bare = ratio(seconds, FULL, in_threads(FULL, 2), "wall")
+    return f"Two threads over one, by the clock: {ours:.2f}x; bare decoding: {bare:.2f}x"
 
 
 def _parts(source: Source, seconds: Seconds, settings: Settings) -> str:
