@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from input_pipeline.preparing import cache_root
+from input_pipeline.storage.preparing import cache_root
 
 MOST_BYTES = 2 * 2**30
 

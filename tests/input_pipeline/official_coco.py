@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from official_files import jpeg
 
-from input_pipeline.coco_lexicon import ATTRIBUTES
+from input_pipeline.coco_attributes.lexicon import ATTRIBUTES
 
 HEIGHT, WIDTH = 48, 64
 

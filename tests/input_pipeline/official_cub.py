@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from official_files import jpeg
 
-from input_pipeline.cub_lists import CERTAINTIES
-from input_pipeline.cub_schema import SCHEMA
+from input_pipeline.cub.attributes import SCHEMA
+from input_pipeline.cub.lists import CERTAINTIES
 
 FORMS = ("archive", "unpacked", "inner")
 LABELS = "attributes/image_attribute_labels.txt"

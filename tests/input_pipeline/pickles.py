@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import DataError
-from input_pipeline.unpickling import Limits, read_pickle
+from input_pipeline.untrusted.unpickling import Limits, read_pickle
 
 SMALL = Limits(memory_bytes=1 << 30)
 RECORD = {

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_archives import FILES, HONEST, write_tar
 
-from input_pipeline.archives import open_archive
+from input_pipeline.untrusted.archives import open_archive
 
 
 def read_all(path):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from official_cub import OfficialCub
 
 from input_pipeline import cub
-from input_pipeline.index import INDEX
-from input_pipeline.prepared import MANIFEST
+from input_pipeline.storage.index import INDEX
+from input_pipeline.storage.prepared import MANIFEST
 
 SPLITTINGS = ("official", "class_disjoint")
 

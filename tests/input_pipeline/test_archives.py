@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from input_pipeline.archives import Limits, open_archive
 from input_pipeline.errors import DataError
+from input_pipeline.untrusted.archives import Limits, open_archive
 
 FILES = {"a/1.txt": b"one", "a/2.txt": b"two" * 1000, "b.txt": b""}
 

@@ -183,7 +183,8 @@ def test_processes_that_start_together_share_one_preparation(official, cache, tm
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from input_pipeline import celeba, prepared
+from input_pipeline import celeba
+from input_pipeline.storage import prepared
 prepared.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 celeba.open_split(Path(sys.argv[1]), "train", celeba.Options())
 """

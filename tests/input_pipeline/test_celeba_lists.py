@@ -8,7 +8,7 @@ from edits import DEPTHS, complaint, edited
 from hypothesis import given, settings
 from official_files import OfficialCeleba
 
-from input_pipeline import celeba_files
+from input_pipeline.celeba import files as celeba_files
 
 LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt")
 # A file that lacks a line has none to name.

@@ -74,7 +74,7 @@ def test_the_pickle_is_read_once(coco, tmp_path, monkeypatch):
     opened(coco.write())
     (short,) = (tmp_path / "cache" / "coco_attributes" / "votes").iterdir()
     assert short.suffix == ".npz"
-    monkeypatch.setattr("input_pipeline.coco_votes.read_pickle", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(coco_attributes.votes, "read_pickle", lambda *_: pytest.fail("read again"))
     coco_attributes.prepare(coco.folder, tmp_path / "prepared")
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_coco import OfficialCoco
 
-from input_pipeline.coco_files import open_official
-from input_pipeline.coco_votes import read_votes
+from input_pipeline.coco_attributes.files import open_official
+from input_pipeline.coco_attributes.votes import read_votes
 from input_pipeline.errors import DataError
 
 

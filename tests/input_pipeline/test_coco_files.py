@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from official_coco import HEIGHT, WIDTH, OfficialCoco
 
-from input_pipeline import coco_votes
-from input_pipeline.coco_files import convert, open_official, with_context
-from input_pipeline.coco_lexicon import ATTRIBUTES, SCHEMA
+from input_pipeline.coco_attributes import votes as coco_votes
+from input_pipeline.coco_attributes.files import convert, open_official, with_context
+from input_pipeline.coco_attributes.lexicon import ATTRIBUTES, SCHEMA
 from input_pipeline.errors import DataError
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from input_pipeline.coco_files import Options, decode_labels
-from input_pipeline.coco_lexicon import ATTRIBUTES, GROUPS, SCHEMA
+from input_pipeline.coco_attributes.files import Options, decode_labels
+from input_pipeline.coco_attributes.lexicon import ATTRIBUTES, GROUPS, SCHEMA
 from input_pipeline.errors import DataError
 from input_pipeline.schema import AttributeSchema
 

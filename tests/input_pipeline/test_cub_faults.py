@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_cub import LABELS, RATES
 
-from input_pipeline import cub_files
+from input_pipeline.cub import files as cub_files
 from input_pipeline.errors import DataError
 
 

@@ -9,11 +9,11 @@ import pytest
 from official_cub import FORMS, LABELS, RATES, text, write_tar
 from official_files import jpeg
 
-from input_pipeline import cub_files
-from input_pipeline.cub_files import Options, class_disjoint, decode_labels
+from input_pipeline.cub import files as cub_files
+from input_pipeline.cub.files import Options, class_disjoint, decode_labels
 from input_pipeline.errors import DataError
-from input_pipeline.official import Classes
 from input_pipeline.splits import with_validation
+from input_pipeline.storage.official import Classes
 
 
 @pytest.mark.parametrize("form", FORMS)

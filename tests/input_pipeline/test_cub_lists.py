@@ -6,10 +6,10 @@ from edits import DEPTHS, complaint, edited
 from hypothesis import given, settings
 from official_cub import label_line, text
 
-from input_pipeline import cub_lists
-from input_pipeline.cub_files import Options, decode_labels
+from input_pipeline.cub import lists as cub_lists
+from input_pipeline.cub.files import Options, decode_labels
 from input_pipeline.errors import DataError
-from input_pipeline.text_lists import Text
+from input_pipeline.untrusted.text_lists import Text
 
 # Labels of images.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.cub_schema import FAMILIES, SCHEMA
+from input_pipeline.cub.attributes import FAMILIES, SCHEMA
 
 
 def test_the_schema_has_the_official_names_in_their_order():

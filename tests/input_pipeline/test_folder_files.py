@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_folder import CELL, OfficialFolder, table_text
 
-from input_pipeline import folder_table
 from input_pipeline.errors import DataError
-from input_pipeline.folder_files import open_official
-from input_pipeline.folder_rows import SPLITS, Wrong, convert
-from input_pipeline.folder_schema import read_header
-from input_pipeline.folder_table import read_head, read_table
+from input_pipeline.folder import table as folder_table
+from input_pipeline.folder.attributes import read_header
+from input_pipeline.folder.files import open_official
+from input_pipeline.folder.rows import SPLITS, Wrong, convert
+from input_pipeline.folder.table import read_head, read_table
 
 CODES = [[1, 0, 2], [0, 1, 2], [2, 2, 1], [1, 1, 1], [0, 0, 0]]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.errors import DataError
-from input_pipeline.folder_schema import is_group_row, make_schema, read_group_row, read_header
+from input_pipeline.folder.attributes import is_group_row, make_schema, read_group_row, read_header
 
 HEADER = ["split", " path ", "red", "light_blue", "caption", "round", "class"]
 SCHEMA = """

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from pickles import FLOATS, JOBLIB, RECORD, SMALL, assert_refused, wrapped, write
 
 from input_pipeline.errors import DataError
-from input_pipeline.unpickling import Limits, read_pickle
+from input_pipeline.untrusted.unpickling import Limits, read_pickle
 
 # Payloads that would leave a marker file behind.
 
@@ -155,7 +155,7 @@ def test_no_name_of_the_table_leads_to_a_real_one(tmp_path):
     ]
     for name in names:
         found = read_pickle(write(tmp_path, b"c" + name + b"\n."))
-        assert type(found).__module__ == "input_pipeline.unpickling"
+        assert type(found).__module__ == "input_pipeline.untrusted.unpickling"
         assert found not in (np.ndarray, np.dtype, *vars(builtins).values())
 
 

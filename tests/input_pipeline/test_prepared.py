@@ -13,9 +13,9 @@ from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import ImageOptions
 from input_pipeline.labels import binary_codes
 from input_pipeline.pipeline import eval_batches
-from input_pipeline.prepared import PreparedSource, Reading, read_manifest, write_manifest
 from input_pipeline.schema import AttributeSchema
-from input_pipeline.shards import file_sha256, measure
+from input_pipeline.storage.prepared import PreparedSource, Reading, read_manifest, write_manifest
+from input_pipeline.storage.shards import file_sha256, measure
 
 SHARD = "celeba-train.array_record-00000-of-00001"
 COUNT = 12

@@ -10,10 +10,11 @@ import pytest
 import simplejpeg
 from official_files import OfficialCeleba, smooth_image
 
-from input_pipeline import celeba, preparing, shards
+from input_pipeline import celeba
 from input_pipeline.errors import DataError
 from input_pipeline.images import Box, ImageOptions, load
-from input_pipeline.reencode import Storage, around
+from input_pipeline.storage import preparing, shards
+from input_pipeline.storage.reencode import Storage, around
 
 COUNT = 30
 
@@ -45,7 +46,9 @@ def test_many_shards_hold_the_official_order(official, tmp_path, many_shards):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from input_pipeline import celeba, preparing, shards
+from input_pipeline import celeba
+from input_pipeline.storage import preparing
+from input_pipeline.storage import shards
 shards.EXAMPLES_PER_SHARD = 4
 make, count = preparing._make_record, 0
 def counted(*arguments):

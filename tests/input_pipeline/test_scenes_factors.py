@@ -7,8 +7,8 @@ from official_files import OfficialCeleba
 from input_pipeline import celeba, scenes
 from input_pipeline.batch import SourceWithFactors
 from input_pipeline.labels import binary_codes
-from input_pipeline.prepared import PreparedSource, Reading
 from input_pipeline.scenes.vocabulary import Background, Shape
+from input_pipeline.storage.prepared import PreparedSource, Reading
 
 ATTRIBUTES = scenes.SCHEMA.attributes
 

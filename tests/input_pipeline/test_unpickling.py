@@ -13,7 +13,7 @@ import pytest
 from pickles import FLOATS, JOBLIB, OLD_JOBLIB, RECORD, assert_refused, assert_same, wrapped, write
 
 from input_pipeline.errors import DataError
-from input_pipeline.unpickling import read_pickle
+from input_pipeline.untrusted.unpickling import read_pickle
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -98,7 +98,7 @@ def test_files_that_are_something_else(tmp_path, data):
 def test_joblib_is_not_imported(tmp_path):
     path = write(tmp_path, wrapped((1,)) + np.array([0.5]).tobytes() + b".")
     program = (
-        "import sys; from pathlib import Path; from input_pipeline.unpickling import read_pickle; "
+        "import sys; from pathlib import Path; from input_pipeline.untrusted.unpickling import read_pickle; "
         f"read_pickle(Path({str(path)!r})); assert 'joblib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

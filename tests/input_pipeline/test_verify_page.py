@@ -10,9 +10,10 @@ import pytest
 from official_files import OfficialCeleba
 from test_cli import expect_one_line, official, run  # noqa: F401
 
-from input_pipeline import celeba, verify
+from input_pipeline import celeba
 from input_pipeline.images import Box, decode, image_shape
-from input_pipeline.reencode import thumbnail
+from input_pipeline.storage import verify
+from input_pipeline.storage.reencode import thumbnail
 from wsca_jax.errors import ExitCode
 from wsca_jax.report import data_page
 

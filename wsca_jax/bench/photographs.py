@@ -14,11 +14,11 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from input_pipeline import preparing
 from input_pipeline.labels import binary_codes
-from input_pipeline.official import Official
-from input_pipeline.prepared import PreparedSource, Reading
 from input_pipeline.schema import AttributeSchema
+from input_pipeline.storage import preparing
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import PreparedSource, Reading
 
 EXAMPLES, DISTINCT, ATTRIBUTES = 2048, 32, 40
 FALL, CONTRAST, COLOUR, QUALITY = 1.2, 40.0, 0.3, 75

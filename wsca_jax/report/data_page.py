@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from input_pipeline.verify import Shown, SplitReport, VerifyReport
+from input_pipeline.storage.verify import Shown, SplitReport, VerifyReport
 from wsca_jax.errors import WscaError
 from wsca_jax.report.elements import MISSING, bar, card, document, sort_value, sortable_head, words
 from wsca_jax.report.style import CHIPS, SCRIPT

@@ -1,6 +1,6 @@
 """CelebA: 202,599 aligned face images, 40 binary attributes in eight groups.
 
-Reads the official files (see `celeba_files`) or a folder made by `prepare`. For non-commercial research; the
+Reads the official files (see `files`) or a folder made by `prepare`. For non-commercial research; the
 data set's terms forbid redistribution.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from input_pipeline import celeba_files
-from input_pipeline.celeba_schema import SCHEMA
-from input_pipeline.file_data_set import FileDataSet
+from input_pipeline.celeba import files
+from input_pipeline.celeba.attributes import SCHEMA
 from input_pipeline.labels import binary_codes
-from input_pipeline.prepared import Reading
+from input_pipeline.storage.file_data_set import FileDataSet
+from input_pipeline.storage.prepared import Reading
 
 __all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
@@ -35,10 +35,10 @@ def _reading(options: Options) -> Reading:
 _FILES = FileDataSet(
     "celeba",
     "CelebA's official files",
-    celeba_files.find,
+    files.find,
     SCHEMA,
-    celeba_files.open_official,
-    celeba_files.fingerprint,
+    files.open_official,
+    files.fingerprint,
     _reading,
 )
 recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.folder_schema import SUFFIXES, Columns, nearest
+from input_pipeline.folder.attributes import SUFFIXES, Columns, nearest
 from input_pipeline.labels import ABSENT, PRESENT, UNKNOWN
 from input_pipeline.weak_labels import uniforms
 

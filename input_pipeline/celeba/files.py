@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from input_pipeline.archives import Archive, open_archive
-from input_pipeline.celeba_schema import SCHEMA
+from input_pipeline.celeba.attributes import SCHEMA
 from input_pipeline.errors import DataError
-from input_pipeline.official import Classes, Official
-from input_pipeline.text_lists import Text, is_number
+from input_pipeline.storage.official import Classes, Official
+from input_pipeline.untrusted.archives import Archive, open_archive
+from input_pipeline.untrusted.text_lists import Text, is_number
 
 ATTRIBUTES_FILE = "list_attr_celeba.txt"
 PARTITION_FILE = "list_eval_partition.txt"

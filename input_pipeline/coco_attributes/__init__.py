@@ -1,6 +1,6 @@
 """COCO Attributes: 204 attributes of people, animals and objects in COCO's images, in six groups.
 
-Reads the official files (see `coco_files`) or a folder made by `prepare`. Each example is one object, cut out
+Reads the official files (see `files`) or a folder made by `prepare`. Each example is one object, cut out
 of its image.
 """
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import coco_files, coco_votes
-from input_pipeline.coco_lexicon import SCHEMA
+from input_pipeline.coco_attributes import files, votes
+from input_pipeline.coco_attributes.lexicon import SCHEMA
 from input_pipeline.errors import DataError
-from input_pipeline.file_data_set import FileDataSet
 from input_pipeline.images import Box
-from input_pipeline.official import Official
-from input_pipeline.prepared import Reading
-from input_pipeline.preparing import cache_root
-from input_pipeline.reencode import MARGIN
+from input_pipeline.storage.file_data_set import FileDataSet
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import Reading
+from input_pipeline.storage.preparing import cache_root
+from input_pipeline.storage.reencode import MARGIN
 
 __all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
@@ -49,7 +49,7 @@ class Options:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        coco_votes.Options(self.positive, self.negative)
+        votes.Options(self.positive, self.negative)
         if not 0.0 <= self.context <= _MOST_CONTEXT:
             raise DataError(
                 f"coco_attributes: context must lie in [0, {_MOST_CONTEXT:.4f}], found {self.context}: no "
@@ -59,14 +59,14 @@ class Options:
 
 def _open_official(folder: Path) -> Official:
     """The official files, by way of the votes' short form; each object becomes an image of its own."""
-    official = coco_files.open_official(folder, cache_root(None) / SCHEMA.name / "votes")
+    official = files.open_official(folder, cache_root(None) / SCHEMA.name / "votes")
     return dataclasses.replace(official, shared_images=True)
 
 
 def _reading(options: Options) -> Reading:
-    votes = coco_votes.Options(options.positive, options.negative)
+    thresholds = votes.Options(options.positive, options.negative)
     return Reading(
-        decode_labels=functools.partial(coco_votes.decode_labels, options=votes),
+        decode_labels=functools.partial(votes.decode_labels, options=thresholds),
         view=functools.partial(_with_context, options.context),
         truth=(
             "votes on each object: present from a share of "
@@ -76,16 +76,16 @@ def _reading(options: Options) -> Reading:
 
 
 def _with_context(context: float, box: Box) -> Box:
-    return Box(*coco_files.with_context(np.array([box], np.int32), context)[0].tolist())
+    return Box(*files.with_context(np.array([box], np.int32), context)[0].tolist())
 
 
 _FILES = FileDataSet(
     "coco_attributes",
     "COCO Attributes' and COCO's official files",
-    coco_files.find,
+    files.find,
     SCHEMA,
     _open_official,
-    coco_files.fingerprint,
+    files.fingerprint,
     _reading,
 )
 recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split

@@ -26,8 +26,8 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from input_pipeline.bounded import from_environment, memory_limit, open_unpacked
 from input_pipeline.errors import DataError
+from input_pipeline.untrusted.bounded import from_environment, memory_limit, open_unpacked
 
 _CHUNK = 1 << 24
 _ITEM_BYTES = 8  # a reference, which is what a copied container costs at least

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from input_pipeline import prepared, preparing
 from input_pipeline.errors import DataError
-from input_pipeline.official import Official
-from input_pipeline.prepared import Manifest, PreparedSource, Reading, read_manifest
 from input_pipeline.schema import AttributeSchema
-from input_pipeline.verify import VerifyReport, verify_official, verify_prepared
+from input_pipeline.storage import prepared, preparing
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import Manifest, PreparedSource, Reading, read_manifest
+from input_pipeline.storage.verify import VerifyReport, verify_official, verify_prepared
 
 
 class FileOptions(Protocol):

@@ -1,7 +1,7 @@
 """Your own images: a folder with the images and one CSV that says what is in them.
 
-Reads the folder (see `folder_files`) or what `prepare` made of it. What the labels mean is read from the
-folder, too: see `folder_schema`.
+Reads the folder (see `files`) or what `prepare` made of it. What the labels mean is read from the
+folder, too: see `attributes`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from input_pipeline import folder_files
-from input_pipeline.file_data_set import FileDataSet
+from input_pipeline.folder import files
 from input_pipeline.labels import binary_codes
-from input_pipeline.official import Official
-from input_pipeline.prepared import Reading
 from input_pipeline.splits import with_validation
+from input_pipeline.storage.file_data_set import FileDataSet
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import Reading
 
 __all__ = ["Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
@@ -35,7 +35,7 @@ class Options:
 
 def _open_official(folder: Path) -> Official:
     """The folder, with validation images."""
-    official = folder_files.open_official(folder)
+    official = files.open_official(folder)
     splits = with_validation(official.splits, official.keys)
     if splits.keys() != official.splits.keys():
         _log.warning(
@@ -54,10 +54,10 @@ def _reading(options: Options) -> Reading:
 _FILES = FileDataSet(
     "folder",
     "your images and a CSV of their attributes",
-    folder_files.find_table,
-    folder_files.read_schema,
+    files.find_table,
+    files.read_schema,
     _open_official,
-    folder_files.fingerprint,
+    files.fingerprint,
     _reading,
 )
 recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split

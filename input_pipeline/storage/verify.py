@@ -16,12 +16,12 @@ from tqdm import tqdm
 from input_pipeline.classes import ClassRates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box, check_complete, image_shape, inside
-from input_pipeline.index import Index
-from input_pipeline.official import Official
-from input_pipeline.prepared import Manifest, Reading, ShardReader, read_manifest
-from input_pipeline.reencode import thumbnail
 from input_pipeline.schema import AttributeSchema
-from input_pipeline.shards import Shard, file_sha256
+from input_pipeline.storage.index import Index
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import Manifest, Reading, ShardReader, read_manifest
+from input_pipeline.storage.reencode import thumbnail
+from input_pipeline.storage.shards import Shard, file_sha256
 
 Labels = tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]  # labels, known
 

@@ -24,8 +24,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from input_pipeline.bounded import from_environment
 from input_pipeline.errors import DataError
+from input_pipeline.untrusted.bounded import from_environment
 
 # A decompressor's own complaints about damaged input, beside OSError and EOFError.
 _DAMAGE = (

@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline import prepared, text
+from input_pipeline import text
 from input_pipeline.errors import CorruptImageError, DataError
 from input_pipeline.images import Box, check_complete
-from input_pipeline.index import INDEX, WORDS
-from input_pipeline.official import Official
-from input_pipeline.prepared import Manifest
-from input_pipeline.records import Record, encode_record
-from input_pipeline.reencode import Storage
-from input_pipeline.shards import (
+from input_pipeline.storage import prepared
+from input_pipeline.storage.index import INDEX, WORDS
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import Manifest
+from input_pipeline.storage.records import Record, encode_record
+from input_pipeline.storage.reencode import Storage
+from input_pipeline.storage.shards import (
     PlannedShard,
     Shard,
     finished_shards,

@@ -1,6 +1,6 @@
 """CUB-200-2011: 11,788 images of 200 species of birds, 312 binary attributes in 28 families and three groups.
 
-Reads the official files (see `cub_files`) or a folder made by `prepare`. For non-commercial research; the
+Reads the official files (see `files`) or a folder made by `prepare`. For non-commercial research; the
 images may not be redistributed.
 """
 
@@ -11,14 +11,14 @@ import functools
 from pathlib import Path
 from typing import Literal, get_args
 
-from input_pipeline import cub_files
-from input_pipeline.cub_schema import SCHEMA
+from input_pipeline.cub import files
+from input_pipeline.cub.attributes import SCHEMA
 from input_pipeline.errors import DataError
-from input_pipeline.file_data_set import FileDataSet
 from input_pipeline.images import Box
-from input_pipeline.official import Official
-from input_pipeline.prepared import Reading
 from input_pipeline.splits import with_validation
+from input_pipeline.storage.file_data_set import FileDataSet
+from input_pipeline.storage.official import Official
+from input_pipeline.storage.prepared import Reading
 
 __all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
 
@@ -48,7 +48,7 @@ class Options:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        cub_files.Options(self.certainty)
+        files.Options(self.certainty)
         if self.split not in get_args(Splitting):
             known = " or ".join(get_args(Splitting))
             raise DataError(f"cub: split is {self.split!r}, expected {known}")
@@ -56,22 +56,22 @@ class Options:
 
 def _open_official(folder: Path) -> Official:
     """The official files, with validation images and the split that keeps species apart."""
-    official = cub_files.open_official(folder)
+    official = files.open_official(folder)
     splits = with_validation(official.splits, official.keys)
     if official.classes is None:
         return dataclasses.replace(official, splits=splits)
     return dataclasses.replace(
         official,
         splits=splits,
-        other_splits={"class_disjoint": cub_files.class_disjoint(official.classes)},
+        other_splits={"class_disjoint": files.class_disjoint(official.classes)},
         class_labels_only=not official.codes.any(),
     )
 
 
 def _reading(options: Options) -> Reading:
-    certainty = cub_files.Options(options.certainty)
+    certainty = files.Options(options.certainty)
     return Reading(
-        decode_labels=functools.partial(cub_files.decode_labels, options=certainty),
+        decode_labels=functools.partial(files.decode_labels, options=certainty),
         view=_bird if options.crop else _everything,
         splitting=None if options.split == "official" else options.split,
     )
@@ -88,10 +88,10 @@ def _everything(box: Box) -> Box | None:
 _FILES = FileDataSet(
     "cub",
     "CUB-200-2011's official files",
-    cub_files.find,
+    files.find,
     SCHEMA,
     _open_official,
-    cub_files.fingerprint,
+    files.fingerprint,
     _reading,
 )
 recognises, schema, open_split = _FILES.recognises, _FILES.schema, _FILES.open_split

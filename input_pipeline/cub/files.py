@@ -7,7 +7,7 @@ Layout, in `CUB_200_2011.tgz` or unpacked (the folder that holds `CUB_200_2011/`
   CUB_200_2011/bounding_boxes.txt       `<image_id> <x> <y> <width> <height>`
   CUB_200_2011/classes.txt              `<class_id> <name>`
   CUB_200_2011/attributes/class_attribute_labels_continuous.txt   for each class, 312 percentages
-  CUB_200_2011/attributes/image_attribute_labels.txt   see `cub_lists.read_labels`; may be absent
+  CUB_200_2011/attributes/image_attribute_labels.txt   see `lists.read_labels`; may be absent
   CUB_200_2011/attributes/certainties.txt              what its certainties mean
   CUB_200_2011/images/<class>/<name>.jpg
   attributes.txt                        `<attribute_id> <name>`; may lie in CUB_200_2011/ or its attributes/
@@ -28,14 +28,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from input_pipeline import cub_lists
-from input_pipeline.archives import Archive, open_archive
-from input_pipeline.cub_lists import CERTAINTIES
-from input_pipeline.cub_schema import SCHEMA
+from input_pipeline.cub import lists
+from input_pipeline.cub.attributes import SCHEMA
+from input_pipeline.cub.lists import CERTAINTIES
 from input_pipeline.errors import DataError
-from input_pipeline.official import Classes, Official
 from input_pipeline.splits import present
-from input_pipeline.text_lists import Text
+from input_pipeline.storage.official import Classes, Official
+from input_pipeline.untrusted.archives import Archive, open_archive
+from input_pipeline.untrusted.text_lists import Text
 from input_pipeline.weak_labels import uniforms
 
 _NAME = "CUB_200_2011"
@@ -79,7 +79,7 @@ class Options:
 def decode_labels(
     codes: UInt8[np.ndarray, "... A"], options: Options
 ) -> tuple[UInt8[np.ndarray, "... A"], Bool[np.ndarray, "... A"]]:
-    """What codes made by `cub_lists.make_codes` say to someone who asks for that certainty.
+    """What codes made by `lists.make_codes` say to someone who asks for that certainty.
 
     Returns:
       (labels uint8 in {0, 1}, known): labels are 0 wherever known is False.
@@ -149,7 +149,7 @@ def open_official(folder: Path) -> Official:
         read_image=lambda row: archive.read(stored[f"images/{keys[row]}"]),
         fingerprint=fingerprint(folder),
         classes=_classes(texts, images),
-        boxes=cub_lists.read_boxes(texts["bounding_boxes.txt"], images),
+        boxes=lists.read_boxes(texts["bounding_boxes.txt"], images),
         captions=_captions(texts, keys),
     )
 
@@ -188,15 +188,15 @@ def _below(folder: Path, part: str) -> Iterator[tuple[str, Path]]:
 
 
 def _check_meanings(texts: Mapping[str, Text]) -> None:
-    cub_lists.check_names(texts[_ATTRIBUTES], SCHEMA.attributes)
+    lists.check_names(texts[_ATTRIBUTES], SCHEMA.attributes)
     if _CERTAINTIES in texts:
-        cub_lists.check_names(texts[_CERTAINTIES], CERTAINTIES)
+        lists.check_names(texts[_CERTAINTIES], CERTAINTIES)
 
 
 def _in_stored_order(text: Text, stored: Mapping[str, str]) -> dict[int, str]:
     """{image id: key}, in the order in which the images are stored. All of them are there."""
     position = {name: number for number, name in enumerate(stored)}
-    images = cub_lists.read_images(text)
+    images = lists.read_images(text)
     absent = [path for path in images.values() if f"images/{path}" not in position]
     if absent:
         line = list(images.values()).index(absent[0]) + 1
@@ -210,21 +210,21 @@ def _in_stored_order(text: Text, stored: Mapping[str, str]) -> dict[int, str]:
 def _codes(texts: Mapping[str, Text], images: Mapping[int, str]) -> UInt8[np.ndarray, "N A"]:
     if _LABELS not in texts:
         return np.zeros((len(images), SCHEMA.num_attributes), np.uint8)
-    return cub_lists.read_labels(texts[_LABELS], images, SCHEMA.num_attributes)
+    return lists.read_labels(texts[_LABELS], images, SCHEMA.num_attributes)
 
 
 def _splits(text: Text, images: Mapping[int, str]) -> dict[str, Int64[np.ndarray, "n"]]:
-    train = cub_lists.read_choices(text, "<image_id> <is_training_image>", images, ("0", "1"))
+    train = lists.read_choices(text, "<image_id> <is_training_image>", images, ("0", "1"))
     return present({"train": np.flatnonzero(train == 1), "test": np.flatnonzero(train == 0)})
 
 
 def _classes(texts: Mapping[str, Text], images: Mapping[int, str]) -> Classes:
-    classes = cub_lists.read_classes(texts["classes.txt"])
+    classes = lists.read_classes(texts["classes.txt"])
     text, numbers = texts["image_class_labels.txt"], tuple(map(str, classes))
     rates = None
     if _RATES in texts:
-        rates = cub_lists.read_rates(texts[_RATES], len(classes), SCHEMA.num_attributes)
-    of = cub_lists.read_choices(text, "<image_id> <class_id>", images, numbers)
+        rates = lists.read_rates(texts[_RATES], len(classes), SCHEMA.num_attributes)
+    of = lists.read_choices(text, "<image_id> <class_id>", images, numbers)
     return Classes(names=tuple(classes.values()), of=of, rates=rates)
 
 

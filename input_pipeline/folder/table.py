@@ -2,7 +2,7 @@
 
 UTF-8 with or without a byte order mark, any line ends, quoted cells with delimiters and line breaks, blank
 lines and blanks around a cell are all fine. A row stands in the file where an error says it does. Which
-columns there are: `folder_schema`.
+columns there are: `attributes`.
 
 What is kept of a million rows with 40 attributes: 40 MB of labels, 1 MB of splits, the characters of the
 image names and of the captions with 8 MB each for where they end, and while a folder is opened 8 MB of
@@ -21,11 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from input_pipeline.compact import CompactStrings, OptionalStrings
 from input_pipeline.errors import DataError
-from input_pipeline.folder_rows import Block, Wrong, WrongValue, advice, convert
-from input_pipeline.folder_schema import Columns, Groups, is_group_row, read_group_row, read_header
-from input_pipeline.official import Classes
+from input_pipeline.folder.attributes import Columns, Groups, is_group_row, read_group_row, read_header
+from input_pipeline.folder.compact import CompactStrings, OptionalStrings
+from input_pipeline.folder.rows import Block, Wrong, WrongValue, advice, convert
+from input_pipeline.storage.official import Classes
 
 _BLOCK = 10_000
 _DELIMITERS = MappingProxyType({",": "commas", ";": "semicolons", "\t": "tabs"})
@@ -83,7 +83,7 @@ def read_head(path: Path) -> Head:
     cell `path` among others; without one, the most frequent there. No other line is looked at.
 
     Raises:
-      DataError: see `folder_schema.read_header` and `read_group_row`.
+      DataError: see `attributes.read_header` and `read_group_row`.
     """
     delimiter = _find_delimiter(path)
     lines = list(islice(_lines(path, delimiter), 2))

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Set
 from pathlib import Path
 
-from input_pipeline.coco_instances import load
+from input_pipeline.coco_attributes.instances import load
 from input_pipeline.errors import DataError
 from input_pipeline.weak_labels import uniforms
 

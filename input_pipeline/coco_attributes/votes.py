@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from input_pipeline.coco_lexicon import ATTRIBUTES
+from input_pipeline.coco_attributes.lexicon import ATTRIBUTES
 from input_pipeline.errors import DataError
-from input_pipeline.unpickling import Limits, read_pickle
+from input_pipeline.untrusted.unpickling import Limits, read_pickle
 
 SPLITS = ("train2014", "val2014")
 UNKNOWN = 255

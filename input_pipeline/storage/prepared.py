@@ -22,10 +22,10 @@ from input_pipeline.batch import Example
 from input_pipeline.classes import ClassRates, count_rates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box
-from input_pipeline.index import INDEX, WORDS, Index
-from input_pipeline.records import Record, decode_record, holds_its_image
 from input_pipeline.schema import AttributeSchema
-from input_pipeline.shards import Shard
+from input_pipeline.storage.index import INDEX, WORDS, Index
+from input_pipeline.storage.records import Record, decode_record, holds_its_image
+from input_pipeline.storage.shards import Shard
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 3

@@ -1,7 +1,7 @@
 """COCO Attributes: 204 attributes of people, animals and objects, voted on by annotators.
 
 Layout, in one folder:
-  cocottributes_eccv_version.jbl (or .joblib, .pkl, .pickle)   the votes; see `coco_votes`
+  cocottributes_eccv_version.jbl (or .joblib, .pkl, .pickle)   the votes; see `votes`
   instances_train2014.json, instances_val2014.json             COCO's objects, here or in `annotations/`
   captions_train2014.json, captions_val2014.json               COCO's captions, beside them; may be absent
   train2014.zip or train2014/, val2014.zip or val2014/         COCO's images
@@ -22,14 +22,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from input_pipeline import coco_votes
-from input_pipeline.archives import Archive, open_archive
-from input_pipeline.coco_captions import read_captions
-from input_pipeline.coco_instances import Objects, read_objects, with_context
-from input_pipeline.coco_lexicon import SCHEMA
-from input_pipeline.coco_votes import SPLITS, Options, Votes, convert, decode_labels, read_votes
+from input_pipeline.coco_attributes import votes
+from input_pipeline.coco_attributes.captions import read_captions
+from input_pipeline.coco_attributes.instances import Objects, read_objects, with_context
+from input_pipeline.coco_attributes.lexicon import SCHEMA
+from input_pipeline.coco_attributes.votes import SPLITS, Options, Votes, convert, decode_labels, read_votes
 from input_pipeline.errors import DataError
-from input_pipeline.official import Classes, Official
+from input_pipeline.storage.official import Classes, Official
+from input_pipeline.untrusted.archives import Archive, open_archive
 from input_pipeline.weak_labels import uniforms
 
 __all__ = ["SCHEMA", "Options", "convert", "decode_labels", "find", "open_official", "with_context"]
@@ -92,7 +92,7 @@ def open_official(folder: Path, cache: Path | None = None) -> Official:
     `boxes` are the objects' own; `with_context` widens them as the published baseline does. Captions are of
     the whole image, one of its five.
 
-    Memory: that of `coco_instances.read_objects` and, without the cache, of `coco_votes.convert`, at their
+    Memory: that of `instances.read_objects` and, without the cache, of `votes.convert`, at their
     times; what stays is 204 bytes of votes and a few strings per object.
 
     Args:
@@ -227,7 +227,7 @@ def _fingerprint(paths: Paths) -> str:
     places = [*paths.instances.values(), *paths.captions.values(), *paths.images.values()]
     stamps = ((path.name, path.stat()) for place in places for path in _files(place))
     lines = [
-        coco_votes.fingerprint(paths.votes),
+        votes.fingerprint(paths.votes),
         *(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stamps),
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from input_pipeline.text_lists import Text, is_number
+from input_pipeline.untrusted.text_lists import Text, is_number
 
 CERTAINTIES = ("not visible", "guessing", "probably", "definitely")
 """How sure an annotator was, from 1 to 4."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
-from input_pipeline.records import Record, encode_record
+from input_pipeline.storage.records import Record, encode_record
 
 # A shard holds this many examples at least, and a split has this many shards at most: a reader keeps all of
 # them open.

@@ -19,10 +19,10 @@ The table, `attributes.csv`, `labels.csv` or the only CSV in D, has a header and
   caption   optional: a sentence about the image
   others    an attribute each: 1 present, 0 absent, nothing for unknown
 
-Commas, or semicolons or tabs where the header has them. Groups and phrases: see `folder_schema`.
+Commas, or semicolons or tabs where the header has them. Groups and phrases: see `attributes`.
 
 Opening reads the table once (some 150,000 rows of 40 attributes a second) and walks once through D, with one
-look at each image that has a row, for its size and time. What is kept in memory: see `folder_table`.
+look at each image that has a row, for its size and time. What is kept in memory: see `table`.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from input_pipeline.archives import open_archive
 from input_pipeline.errors import DataError
-from input_pipeline.folder_rows import SPLITS
-from input_pipeline.folder_schema import DESCRIPTION_FILE, make_schema
-from input_pipeline.folder_table import Head, Table, line_of, read_head, read_table
+from input_pipeline.folder.attributes import DESCRIPTION_FILE, make_schema
+from input_pipeline.folder.rows import SPLITS
+from input_pipeline.folder.table import Head, Table, line_of, read_head, read_table
 from input_pipeline.labels import UNKNOWN
-from input_pipeline.official import Official
 from input_pipeline.schema import AttributeSchema
 from input_pipeline.splits import present
+from input_pipeline.storage.official import Official
+from input_pipeline.untrusted.archives import open_archive
 
 TABLE_FILES = ("attributes.csv", "labels.csv")
 
@@ -59,7 +59,7 @@ def open_official(folder: Path) -> Official:
     """Opens a folder of images and its table. Warns of attributes that no training image has a label for.
 
     Raises:
-      DataError: names the file, the line, what was expected and found: see `folder_table`, `folder_schema`;
+      DataError: names the file, the line, what was expected and found: see `table`, `attributes`;
         an image that is not there, or only through a link that leaves the folder.
     """
     path = find_table(folder)
