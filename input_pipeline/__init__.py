@@ -1,7 +1,7 @@
 """Ground floor: from files on disk to host batches. Imports numpy and OpenCV, never jax, never wsca_jax.
 
 schema, labels, classes, splits, batch, errors   what an example, its labels and a batch are
-weak_labels, text, images, pipeline             what becomes of them on the way to the device
+weak_labels, text, images, pipeline              what becomes of them on the way to the device
 celeba, cub, coco_attributes, folder, scenes     the data sets
 storage                                          official files to shards, and back
 untrusted                                        archives, pickles and lists that nobody vouches for
