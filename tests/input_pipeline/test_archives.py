@@ -6,6 +6,7 @@ import shutil
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -206,6 +207,29 @@ def test_a_zip_that_lies_about_a_size_gives_no_more_than_it_claimed(tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match="'x' cannot be read"):
         open_archive(path).read("x")
+
+
+def test_a_zip_that_lies_about_a_size_takes_no_more_memory_than_it_claims(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"x": bytes(64 << 20)})
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    data[central + 24 : central + 28] = struct.pack("<I", 10)
+    path.write_bytes(bytes(data))
+    archive = open_archive(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="'x' cannot be read"):
+            archive.read("x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_is_unpacked_without_a_bound(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as archive:
+        archive.writestr("x", b"one")
+    assert_refused(tmp_path / "x.zip", "member 'x' is compressed, but not by deflate")
 
 
 def test_a_tar_header_that_claims_a_gigabyte_of_comment(tmp_path):
