@@ -165,9 +165,15 @@ def _check_room(work: Path, shards: Sequence[PlannedShard], make: Callable[[int]
     needed, free = int(SPARE * each * len(rows)), shutil.disk_usage(work).free
     if needed > free:
         raise DataError(
-            f"{work.parent}: {len(rows):,} images need about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; make room, choose another disk, or store smaller images"
+            f"{work.parent}: {len(rows):,} images need about {_size(needed)} and {_size(free)} are free; "
+            "make room, choose another disk, or store smaller images"
         )
+
+
+def _size(count: int) -> str:
+    """So many bytes, for a message."""
+    unit, power = ("GiB", 30) if count >= 1 << 30 else ("MiB", 20) if count >= 1 << 20 else ("KiB", 10)
+    return f"{count / 2**power:,.1f} {unit}"
 
 
 def _make_record(official: Official, storage: Storage, row: int) -> Record:
