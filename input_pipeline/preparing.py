@@ -61,7 +61,8 @@ def prepare(
     Args:
       open_official: reads the data set's official files.
       source_dir: where they are.
-      output_dir: must not exist yet, or be empty.
+      output_dir: must not exist yet, or be empty, and then neither where a disk is mounted nor the current
+        folder: it is put in place in one move.
       shortest: store images with a shorter side of at most this many pixels; None keeps every pixel.
       threads: shards written at a time; None for one for each core.
 
@@ -72,10 +73,10 @@ def prepare(
       DataError: bad input, no room on the disk, or a folder that cannot be written.
     """
     _check_free(output_dir)
-    official = open_official(source_dir)
-    with _locked(output_dir):
+    official, target = open_official(source_dir), Path(os.path.realpath(output_dir))
+    with _locked(target):
         _check_free(output_dir)  # another process may have been first
-        _prepare(official, output_dir, Storage(shortest, official.shared_images), threads)
+        _prepare(official, target, Storage(shortest, official.shared_images), threads)
     return output_dir
 
 
@@ -102,6 +103,11 @@ def cache_root(chosen: str | None) -> Path:
 def _check_free(output_dir: Path) -> None:
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise DataError(f"{output_dir}: already there and not an empty folder; choose a new one")
+    if output_dir.exists() and (os.path.ismount(output_dir) or output_dir.samefile(os.curdir)):
+        raise DataError(
+            f"{output_dir}: expected a folder that can be replaced, found where a disk is mounted or the "
+            f"current one; choose a new one in it, such as {output_dir / 'prepared'}"
+        )
 
 
 @contextlib.contextmanager
@@ -182,7 +188,9 @@ def _make_record(official: Official, storage: Storage, row: int) -> Record:
     try:
         check_complete(image, f"{official.origin}: image {key}")
     except CorruptImageError as error:
-        raise CorruptImageError(f"{error}; get the image again, or take it out of the list") from error
+        raise CorruptImageError(
+            f"{error}; get the image again, or take it out of the list (`wsca verify` names them all)"
+        ) from error
     box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
     stored, box = storage.apply(image, box)
     caption = None if official.captions is None else official.captions[row]

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -109,6 +110,31 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(official, tmp
     assert not list(tmp_path.glob("*prepared*"))
     free = 2 * total + 2**16
     assert keys(celeba.prepare(folder, tmp_path / "prepared")) == official.keys[:COUNT]
+
+
+def test_an_empty_folder_behind_a_link_is_filled(official, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    celeba.prepare(official.write(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert keys(tmp_path / "disk") == official.keys[:COUNT]
+
+
+@pytest.mark.parametrize("which", ["current", "mounted"])
+def test_a_folder_that_no_move_can_replace_is_refused_before_anything_is_written(
+    official, tmp_path, monkeypatch, which
+):
+    official.write()
+    output = tmp_path / "output"
+    output.mkdir()
+    if which == "current":
+        monkeypatch.chdir(output)
+        output = Path(".")
+    else:
+        monkeypatch.setattr(preparing.os.path, "ismount", lambda path: Path(path) == output)
+    monkeypatch.setattr(preparing, "_build", None)
+    with pytest.raises(DataError, match=r"choose a new one in it, such as .*prepared"):
+        celeba.prepare(official.folder, output)
 
 
 def test_smaller_images_are_stored_where_asked_for(official, tmp_path):
