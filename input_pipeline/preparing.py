@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,6 +42,9 @@ from input_pipeline.shards import (
 
 # From so many examples the room that all of them take is estimated, and this much is added to it.
 SAMPLE, SPARE = 64, 1.1
+
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 OpenOfficial = Callable[[Path], Official]
 
@@ -112,11 +116,46 @@ def _check_free(output_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(output_dir: Path) -> Iterator[None]:
-    """Waits until no other process of this user on this machine writes the folder."""
-    name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
-    with (Path(tempfile.gettempdir()) / f"wsca-{os.getuid()}-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Waits until no other process writes the folder, here or on a host that shares the file system.
+
+    Where the file system has no locks, only until none of this user on this machine does.
+    """
+    path = output_dir.with_name(f".{output_dir.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _take(path)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise _unwritable(output_dir, error) from error
+        name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"wsca-{os.getuid()}-{name}.lock"
+        file = _take(path)
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> IO[str]:
+    """The file at `path`, locked. Who held it before may have removed it on leaving: then another is made."""
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _unwritable(output_dir: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
+    )
 
 
 def _prepare(official: Official, output_dir: Path, storage: Storage, threads: int | None) -> None:
@@ -129,9 +168,7 @@ def _prepare(official: Official, output_dir: Path, storage: Storage, threads: in
         shutil.rmtree(work, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        raise DataError(
-            f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
-        ) from error
+        raise _unwritable(output_dir, error) from error
 
 
 def _start_or_go_on(work: Path, official: Official, storage: Storage) -> None:

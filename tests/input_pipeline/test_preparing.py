@@ -1,5 +1,7 @@
 """Preparing official files: all of it or nothing, gone on with after a kill, refused without room."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -110,6 +112,32 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(official, tmp
     assert not list(tmp_path.glob("*prepared*"))
     free = 2 * total + 2**16
     assert keys(celeba.prepare(folder, tmp_path / "prepared")) == official.keys[:COUNT]
+
+
+def test_a_file_system_without_locks_will_do(official, tmp_path, monkeypatch):
+    take = preparing._take
+
+    def no_locks(path):
+        if path.parent == tmp_path:
+            raise OSError(errno.ENOLCK, "no locks")
+        return take(path)
+
+    monkeypatch.setattr(preparing, "_take", no_locks)
+    assert keys(celeba.prepare(official.write(), tmp_path / "prepared")) == official.keys[:COUNT]
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    path, calls = tmp_path / "lock", []
+
+    def flock(file, how):
+        calls.append(file.fileno())
+        if len(calls) == 1:
+            path.unlink()
+
+    monkeypatch.setattr(preparing.fcntl, "flock", flock)
+    with preparing._take(path) as file:
+        assert len(calls) == 2
+        assert os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def test_an_empty_folder_behind_a_link_is_filled(official, tmp_path):
