@@ -39,7 +39,7 @@ _DAMAGE = (
     NotImplementedError,
 )
 
-_TAR_HEADER_BYTES = 1 << 20
+_TAR_HEADER_BYTES = _TAR_FILLING_BYTES = 1 << 20
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -188,6 +188,7 @@ class TarArchive:
         self._file.seek(self._tar.offset)
         if self._file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("cut short: the end mark is missing")
+        self._file.finish()
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._members)
@@ -235,6 +236,14 @@ class _HeaderReader:
     def tell(self) -> int:
         return self._file.tell()
 
+    def finish(self) -> None:
+        """Reads to the end, where a compressed file has its checksum; what a tar fills up with is short."""
+        left = _TAR_FILLING_BYTES
+        while part := self.read(tarfile.RECORDSIZE):
+            left -= len(part)
+            if left < 0:
+                raise _refused(self._path, f"more than {_TAR_FILLING_BYTES} bytes follow its end mark")
+
     def unpack(self) -> None:
         """Makes reading anywhere cheap. Within the limits: the whole was decompressed to see its headers."""
         if not self._compressed:
@@ -245,6 +254,8 @@ class _HeaderReader:
             shutil.copyfileobj(self._file, unpacked, 1 << 20)
         except OSError as error:
             unpacked.close()
+            if error.errno is None:  # a decompressor's, not the disk's
+                raise
             raise DataError(
                 f"{self._path}: cannot be unpacked into {tempfile.gettempdir()}: {error}; make room there, "
                 "set TMPDIR to a folder that has it, or unpack the archive yourself and give its folder"

@@ -272,6 +272,27 @@ def test_a_flipped_bit_in_a_zip_member(tmp_path):
         open_archive(path).read("x")
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_flipped_bit_in_a_compressed_tar_is_found_when_it_is_opened(tmp_path, mode):
+    path, noise = tmp_path / "x", np.random.default_rng(0).bytes(5000)
+    with tarfile.open(path, mode) as archive:
+        for name in ("one", "two"):
+            info = tarfile.TarInfo(name)
+            info.size = len(noise)
+            archive.addfile(info, io.BytesIO(noise))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1  # noise is stored as it is, so that only a checksum can tell
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=f"^{path}: cannot be read, the archive is damaged"):
+        open_archive(path)
+
+
+def test_a_tar_that_goes_on_after_its_end(tmp_path):
+    path = write_tar(tmp_path / "x.tar", "w")
+    path.write_bytes(path.read_bytes() + bytes(1 << 20))
+    assert_refused(path, "bytes follow its end mark")
+
+
 def test_nothing_there_and_not_an_archive(tmp_path):
     with pytest.raises(DataError, match="found nothing"):
         open_archive(tmp_path / "absent.zip")
