@@ -29,15 +29,20 @@ def read_captions(path: Path, files: Set[str]) -> dict[str, str]:
         names = {int(image["id"]): str(image["file_name"]) for image in record["images"]}
         captions: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         for entry in record["annotations"]:
-            name, sentence = names[int(entry["image_id"])], " ".join(entry["caption"].split())
+            name, sentence = names[int(entry["image_id"])], _one_line(entry["caption"])
             if name in files and sentence:
                 captions[name].append((int(entry["id"]), sentence))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(
             f"{path}: expected COCO's captions: images, and annotations with an image_id and a caption "
             f"({error!r}); get the official file again, or take it away to do without"
         ) from error
     return {name: _drawn(name, sorted(found)) for name, found in captions.items()}
+
+
+def _one_line(caption: str) -> str:
+    """Without line breaks, and without the half characters that JSON can write and nothing else can."""
+    return " ".join(caption.encode("utf-8", "ignore").decode().split())
 
 
 def _drawn(name: str, captions: list[tuple[int, str]]) -> str:

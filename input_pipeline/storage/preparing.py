@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,6 +44,9 @@ from input_pipeline.storage.shards import (
 # From so many examples the room that all of them take is estimated, and this much is added to it.
 SAMPLE, SPARE = 64, 1.1
 
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
 OpenOfficial = Callable[[Path], Official]
 
 
@@ -62,7 +66,8 @@ def prepare(
     Args:
       open_official: reads the data set's official files.
       source_dir: where they are.
-      output_dir: must not exist yet, or be empty.
+      output_dir: must not exist yet, or be empty, and then neither where a disk is mounted nor the current
+        folder: it is put in place in one move.
       shortest: store images with a shorter side of at most this many pixels; None keeps every pixel.
       threads: shards written at a time; None for one for each core.
 
@@ -73,10 +78,10 @@ def prepare(
       DataError: bad input, no room on the disk, or a folder that cannot be written.
     """
     _check_free(output_dir)
-    official = open_official(source_dir)
-    with _locked(output_dir):
+    official, target = open_official(source_dir), Path(os.path.realpath(output_dir))
+    with _locked(target):
         _check_free(output_dir)  # another process may have been first
-        _prepare(official, output_dir, Storage(shortest, official.shared_images), threads)
+        _prepare(official, target, Storage(shortest, official.shared_images), threads)
     return output_dir
 
 
@@ -103,15 +108,55 @@ def cache_root(chosen: str | None) -> Path:
 def _check_free(output_dir: Path) -> None:
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise DataError(f"{output_dir}: already there and not an empty folder; choose a new one")
+    if output_dir.exists() and (os.path.ismount(output_dir) or output_dir.samefile(os.curdir)):
+        raise DataError(
+            f"{output_dir}: expected a folder that can be replaced, found where a disk is mounted or the "
+            f"current one; choose a new one in it, such as {output_dir / 'prepared'}"
+        )
 
 
 @contextlib.contextmanager
 def _locked(output_dir: Path) -> Iterator[None]:
-    """Waits until no other process of this user on this machine writes the folder."""
-    name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
-    with (Path(tempfile.gettempdir()) / f"wsca-{os.getuid()}-{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Waits until no other process writes the folder, here or on a host that shares the file system.
+
+    Where the file system has no locks, only until none of this user on this machine does.
+    """
+    path = output_dir.with_name(f".{output_dir.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _take(path)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise _unwritable(output_dir, error) from error
+        name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"wsca-{os.getuid()}-{name}.lock"
+        file = _take(path)
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> IO[str]:
+    """The file at `path`, locked. Who held it before may have removed it on leaving: then another is made."""
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _unwritable(output_dir: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
+    )
 
 
 def _prepare(official: Official, output_dir: Path, storage: Storage, threads: int | None) -> None:
@@ -124,9 +169,7 @@ def _prepare(official: Official, output_dir: Path, storage: Storage, threads: in
         shutil.rmtree(work, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        raise DataError(
-            f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
-        ) from error
+        raise _unwritable(output_dir, error) from error
 
 
 def _start_or_go_on(work: Path, official: Official, storage: Storage) -> None:
@@ -166,9 +209,15 @@ def _check_room(work: Path, shards: Sequence[PlannedShard], make: Callable[[int]
     needed, free = int(SPARE * each * len(rows)), shutil.disk_usage(work).free
     if needed > free:
         raise DataError(
-            f"{work.parent}: {len(rows):,} images need about {needed / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; make room, choose another disk, or store smaller images"
+            f"{work.parent}: {len(rows):,} images need about {_size(needed)} and {_size(free)} are free; "
+            "make room, choose another disk, or store smaller images"
         )
+
+
+def _size(count: int) -> str:
+    """So many bytes, for a message."""
+    unit, power = ("GiB", 30) if count >= 1 << 30 else ("MiB", 20) if count >= 1 << 20 else ("KiB", 10)
+    return f"{count / 2**power:,.1f} {unit}"
 
 
 def _make_record(official: Official, storage: Storage, row: int) -> Record:
@@ -177,7 +226,9 @@ def _make_record(official: Official, storage: Storage, row: int) -> Record:
     try:
         check_complete(image, f"{official.origin}: image {key}")
     except CorruptImageError as error:
-        raise CorruptImageError(f"{error}; get the image again, or take it out of the list") from error
+        raise CorruptImageError(
+            f"{error}; get the image again, or take it out of the list (`wsca verify` names them all)"
+        ) from error
     box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
     stored, box = storage.apply(image, box)
     caption = None if official.captions is None else official.captions[row]

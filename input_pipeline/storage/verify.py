@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +76,8 @@ class SplitReport:
       readable: how many were read, matched their checksum where there is one, and decoded in full.
       known_rate: for each attribute, the fraction of readable examples whose label is known; nan without any.
       positive_rate: for each attribute, the fraction of those that have it; nan without any.
+      content: sixteen hex digits of a SHA-256 of the names, labels and images of readable examples, in their
+        order: the same for the same data, official files or prepared from them without changing an image.
       shown: at most `SHOWN` of them, evenly spaced over the split: the same ones every time.
     """
 
@@ -83,6 +86,7 @@ class SplitReport:
     readable: int
     known_rate: tuple[float, ...]
     positive_rate: tuple[float, ...]
+    content: str
     shown: tuple[Shown, ...] = ()
 
 
@@ -119,15 +123,16 @@ class VerifyReport:
                 for s in self.splits
                 for rate in (s.positive_rate[i], s.known_rate[i])[: 1 + self._partial]
             ]
-            lines.append(_line(name, [f"{100 * rate:.1f}" for rate in rates], width))
+            lines.append(_line(name, ["-" if math.isnan(r) else f"{100 * r:.1f}" for r in rates], width))
         counts = [
-            ("examples", [s.examples for s in self.splits]),
-            ("readable", [s.readable for s in self.splits]),
+            ("examples", [str(s.examples) for s in self.splits]),
+            ("readable", [str(s.readable) for s in self.splits]),
+            ("SHA-256", [s.content for s in self.splits]),
         ]
         pad = [""] * self._partial
         lines += [
             "",
-            *(_line(n, [c for v in values for c in (str(v), *pad)], width) for n, values in counts),
+            *(_line(n, [c for v in values for c in (v, *pad)], width) for n, values in counts),
             "",
         ]
         lines += [*self.repeated, *self.problems]
@@ -222,7 +227,7 @@ def summarise(
             if isinstance(finding, str):
                 problems.append(finding)
                 continue
-            tally.add(*finding.labels)
+            tally.add(finding)
             if position in chosen:
                 tally.shown.append(_show(finding))
             there, key = first_seen.setdefault(finding.digest, (split, finding.key))
@@ -247,15 +252,18 @@ def _show(seen: Seen) -> Shown:
 
 
 class _Tally:
-    """Counts labels, and keeps examples to look at."""
+    """Counts labels, sums up contents, and keeps examples to look at."""
 
     def __init__(self, attributes: int) -> None:
-        self.readable = 0
+        self.readable, self._content = 0, hashlib.sha256()
         self.shown: list[Shown] = []
         self.known, self.positive = np.zeros(attributes, np.int64), np.zeros(attributes, np.int64)
 
-    def add(self, labels: UInt8[np.ndarray, "A"], known: UInt8[np.ndarray, "A"]) -> None:
+    def add(self, seen: Seen) -> None:
+        labels, known = seen.labels
         self.readable += 1
+        for part in (seen.key.encode(), labels.tobytes(), known.tobytes(), seen.digest):
+            self._content.update(hashlib.sha256(part).digest())
         self.known += known
         self.positive += labels & known
 
@@ -263,7 +271,8 @@ class _Tally:
         with np.errstate(invalid="ignore", divide="ignore"):
             known, positive = self.known / self.readable, self.positive / self.known
         rates = tuple(known.tolist()), tuple(positive.tolist())
-        return SplitReport(split, expected, self.readable, *rates, tuple(self.shown))
+        content = self._content.hexdigest()[:16]
+        return SplitReport(split, expected, self.readable, *rates, content, tuple(self.shown))
 
 
 def _official_findings(

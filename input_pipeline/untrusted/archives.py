@@ -1,8 +1,9 @@
 """Reading files out of zip and tar archives and folders, without unpacking and without trusting them.
 
 An archive is inspected as a whole when it is opened, before any member is read. One bad member refuses all of
-it: absolute paths, `..`, backslashes, links, devices, encrypted or sparse members, two members of one name,
-or more and larger members than `Limits` allows. Nothing is ever written to disk.
+it: absolute paths, `..`, backslashes, links, devices, encrypted or sparse members, compression within a zip
+other than deflate, two members of one name, or more and larger members than `Limits` allows. A member takes
+no more memory than it claims. Nothing is written to disk, but for a compressed tar that is read backwards.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _DAMAGE = (
     NotImplementedError,
 )
 
-_TAR_HEADER_BYTES = 1 << 20
+_TAR_HEADER_BYTES = _TAR_FILLING_BYTES = 1 << 20
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -144,8 +145,10 @@ class ZipArchive:
         if name not in self._members:
             raise _missing(self.path, name)
         try:
-            with self._lock:
-                return self._zip.read(self._members[name])
+            with self._lock, self._zip.open(self._members[name]) as member:
+                # Without a size all that is packed would be unpacked at once, whatever the member claims. One
+                # byte more than that reaches the check of its sum.
+                return member.read(self._members[name].file_size + 1)
         except (*_DAMAGE, RuntimeError) as error:
             raise _damaged(self.path, error, name) from error
 
@@ -185,6 +188,7 @@ class TarArchive:
         self._file.seek(self._tar.offset)
         if self._file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("cut short: the end mark is missing")
+        self._file.finish()
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._members)
@@ -232,6 +236,14 @@ class _HeaderReader:
     def tell(self) -> int:
         return self._file.tell()
 
+    def finish(self) -> None:
+        """Reads to the end, where a compressed file has its checksum; what a tar fills up with is short."""
+        left = _TAR_FILLING_BYTES
+        while part := self.read(tarfile.RECORDSIZE):
+            left -= len(part)
+            if left < 0:
+                raise _refused(self._path, f"more than {_TAR_FILLING_BYTES} bytes follow its end mark")
+
     def unpack(self) -> None:
         """Makes reading anywhere cheap. Within the limits: the whole was decompressed to see its headers."""
         if not self._compressed:
@@ -242,6 +254,8 @@ class _HeaderReader:
             shutil.copyfileobj(self._file, unpacked, 1 << 20)
         except OSError as error:
             unpacked.close()
+            if error.errno is None:  # a decompressor's, not the disk's
+                raise
             raise DataError(
                 f"{self._path}: cannot be unpacked into {tempfile.gettempdir()}: {error}; make room there, "
                 "set TMPDIR to a folder that has it, or unpack the archive yourself and give its folder"
@@ -314,6 +328,9 @@ def _safe_name(path: Path, name: str) -> str:
 def _zip_complaint(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 0x1:
         return "encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # bzip2 and LZMA are unpacked without a bound: half a kilobyte can take a gigabyte of memory.
+        return "compressed, but not by deflate (pack the files again with it)"
     # Unix permissions travel in the upper half; zero where the archive was made elsewhere.
     kind = stat.S_IFMT(info.external_attr >> 16)
     return None if kind in (0, stat.S_IFREG) else "a link or a device"

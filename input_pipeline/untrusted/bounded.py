@@ -108,7 +108,7 @@ class _Counted(io.RawIOBase):
         if self._left < 0:
             raise DataError(
                 f"{self._path}: refused as unsafe: it unpacks to more than {self._limit} bytes; "
-                "get the file from its origin"
+                "get the file from its origin (docs/input-pipeline.md says how to raise the limit)"
             )
         buffer[: len(data)] = data
         return len(data)

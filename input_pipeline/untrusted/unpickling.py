@@ -79,7 +79,7 @@ def read_pickle(path: Path, limits: Limits | None = None) -> Any:
     except MemoryError as error:
         raise DataError(
             f"{path}: asks for more memory than there is or than the limit of {limits.memory_bytes} bytes; "
-            "it is damaged, or needs a machine with more"
+            "it is damaged, or needs a machine with more, or a higher limit (docs/input-pipeline.md says how)"
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; get it again") from error
@@ -176,7 +176,10 @@ class _Budget:
 
     def spend(self, claimed: int) -> None:
         if claimed > self.left:
-            raise _Refused(f"claims arrays of {claimed} bytes and more, the limit leaves {self.left}")
+            raise _Refused(
+                f"claims arrays of {claimed} bytes and more, the limit leaves {self.left} "
+                "(docs/input-pipeline.md says how to raise it)"
+            )
         self.left -= claimed
 
 

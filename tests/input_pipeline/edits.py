@@ -61,7 +61,23 @@ def paths_in(record, path=()):
     return [*([path] if path else []), *(deeper for paths in below for deeper in paths)]
 
 
-ODD = (None, 1.5, -1, 1 << 70, float("nan"), "x", "", [], {}, [[1]], {"a": 2}, True, 0)
+ODD = (
+    None,
+    1.5,
+    -1,
+    1 << 70,
+    float("nan"),
+    float("inf"),
+    "x",
+    "",
+    "\ud800",
+    [],
+    {},
+    [[1]],
+    {"a": 2},
+    True,
+    0,
+)
 
 
 @st.composite

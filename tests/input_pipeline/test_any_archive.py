@@ -1,5 +1,6 @@
 """Archives, whatever has happened to their bytes: their files come back, or one line refuses them."""
 
+import re
 import tarfile
 
 import pytest
@@ -46,11 +47,12 @@ def test_a_zip_of_unknown_compression_or_mangled_within_is_refused(tmp_path):
     mangled = bytearray(valid)
     name_length = valid[local + 26]
     mangled[local + 30 + name_length] = 0x07  # a deflate block of the type that is none
-    for data, match in ((unknown, "not supported"), (mangled, "invalid block type")):
+    for data, match in (
+        (unknown, "refused as unsafe: member 'a/1.txt' is compressed, but not by deflate"),
+        (mangled, "member 'a/1.txt' cannot be read, .*invalid block type"),
+    ):
         path.write_bytes(bytes(data))
-        message = complaint(read_all, path)
-        assert message.startswith(f"{path}: member 'a/1.txt' cannot be read")
-        assert match in message
+        assert re.match(f"{re.escape(str(path))}: {match}", complaint(read_all, path))
 
 
 @st.composite

@@ -6,6 +6,7 @@ import shutil
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -208,6 +209,29 @@ def test_a_zip_that_lies_about_a_size_gives_no_more_than_it_claimed(tmp_path):
         open_archive(path).read("x")
 
 
+def test_a_zip_that_lies_about_a_size_takes_no_more_memory_than_it_claims(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {"x": bytes(64 << 20)})
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    data[central + 24 : central + 28] = struct.pack("<I", 10)
+    path.write_bytes(bytes(data))
+    archive = open_archive(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="'x' cannot be read"):
+            archive.read("x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_is_unpacked_without_a_bound(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", compression) as archive:
+        archive.writestr("x", b"one")
+    assert_refused(tmp_path / "x.zip", "member 'x' is compressed, but not by deflate")
+
+
 def test_a_tar_header_that_claims_a_gigabyte_of_comment(tmp_path):
     info = tarfile.TarInfo("comment")
     info.type, info.size = tarfile.XHDTYPE, 1 << 30
@@ -246,6 +270,27 @@ def test_a_flipped_bit_in_a_zip_member(tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match="'x' cannot be read"):
         open_archive(path).read("x")
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_flipped_bit_in_a_compressed_tar_is_found_when_it_is_opened(tmp_path, mode):
+    path, noise = tmp_path / "x", np.random.default_rng(0).bytes(5000)
+    with tarfile.open(path, mode) as archive:
+        for name in ("one", "two"):
+            info = tarfile.TarInfo(name)
+            info.size = len(noise)
+            archive.addfile(info, io.BytesIO(noise))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1  # noise is stored as it is, so that only a checksum can tell
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match=f"^{path}: cannot be read, the archive is damaged"):
+        open_archive(path)
+
+
+def test_a_tar_that_goes_on_after_its_end(tmp_path):
+    path = write_tar(tmp_path / "x.tar", "w")
+    path.write_bytes(path.read_bytes() + bytes(1 << 20))
+    assert_refused(path, "bytes follow its end mark")
 
 
 def test_nothing_there_and_not_an_archive(tmp_path):

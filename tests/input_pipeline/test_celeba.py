@@ -1,5 +1,6 @@
 """CelebA from small folders in the official format: right ones arrive intact, wrong ones are one line."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -165,19 +166,26 @@ print(len(celeba.open_split(Path(sys.argv[1]), "train", celeba.Options())))
 """
 
 
-def start(program, *arguments):
+def start(program, *arguments, **environment):
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
 
 
-def test_processes_that_start_together_share_one_preparation(official, cache, tmp_path):
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_processes_that_start_together_share_one_preparation(official, cache, tmp_path, hosts):
+    """Those of several hosts share the cache and no folder for temporary files."""
     folder = official.write()
-    processes = [start(OPEN, folder, tmp_path / "go") for _ in range(3)]
+    places = [tmp_path / f"host{i % hosts}" for i in range(3)]
+    for place in places:
+        place.mkdir(exist_ok=True)
+    processes = [start(OPEN, folder, tmp_path / "go", TMPDIR=str(place)) for place in places]
     (tmp_path / "go").touch()
     results = [process.communicate(timeout=120) for process in processes]
     assert [output for output, _ in results] == ["6\n"] * 3
     assert sum(errors.count("Preparing") for _, errors in results) == 1
-    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+    assert len([*cache.iterdir()]) == 1
 
 
 KILLED = """

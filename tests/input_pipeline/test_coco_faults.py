@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_coco import OfficialCoco
 
+from input_pipeline.coco_attributes.captions import read_captions
 from input_pipeline.coco_attributes.files import open_official
 from input_pipeline.coco_attributes.votes import read_votes
 from input_pipeline.errors import DataError
@@ -246,6 +247,41 @@ def test_any_mutation_of_the_instances_reads_or_is_one_line(once, examples):
         assert_read_or_refused(folder, "instances_train2014.json", "train2014.zip")
 
     check()
+
+
+@pytest.mark.parametrize("examples", DEPTHS)
+def test_any_mutation_of_the_captions_reads_as_text_or_is_one_line(tmp_path, examples):
+    path, names = tmp_path / "captions_train2014.json", {1: "a.jpg", 2: "b.jpg"}
+    record = {
+        "images": [{"id": image, "file_name": name} for image, name in names.items()],
+        "annotations": [{"id": 7 + image, "image_id": image, "caption": "a zebra \u00e9"} for image in names],
+    }
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.one_of(edited_json(record), edited(json.dumps(record).encode())))
+    def check(data):
+        path.write_bytes(data)
+        message = complaint(lambda: [c.encode() for c in read_captions(path, {*names.values()}).values()])
+        assert message is None or message.startswith(str(path))
+
+    check()
+
+
+@pytest.mark.parametrize("place", ["images", "annotations"])
+def test_a_number_without_end_in_the_captions(tmp_path, place):
+    path = tmp_path / "captions_train2014.json"
+    record = {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "caption": "x"}]}
+    record[place][0]["id"] = float("inf")
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="expected COCO's captions"):
+        read_captions(path, {"a"})
+
+
+def test_half_a_character_in_a_caption_is_left_out(tmp_path):
+    path = tmp_path / "captions_train2014.json"
+    caption = {"id": 2, "image_id": 1, "caption": "a \ud83d zebra"}
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a"}], "annotations": [caption]}))
+    assert read_captions(path, {"a"}) == {"a": "a zebra"}
 
 
 @pytest.mark.parametrize("examples", DEPTHS)

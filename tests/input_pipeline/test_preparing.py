@@ -1,8 +1,11 @@
 """Preparing official files: all of it or nothing, gone on with after a kill, refused without room."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -96,19 +99,73 @@ def test_what_a_killed_preparation_of_other_files_left_is_not_used(official, tmp
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(official, tmp_path, monkeypatch):
     folder = official.write()
-    sizes = sum(len(image) for image in official.images.values())
+    total = sum(len(image) for image in official.images.values())
 
     def disk_usage(path):
         return type(shutil_usage(path))(10**9, 10**9, free)
 
     shutil_usage = preparing.shutil.disk_usage
     monkeypatch.setattr(preparing.shutil, "disk_usage", disk_usage)
-    free = sizes // 2
-    with pytest.raises(DataError, match=r"33 images need about .* GiB and .* GiB are free; make room"):
+    free = total // 2
+    has = f"{free / 2**10:.1f}"
+    with pytest.raises(
+        DataError, match=rf"33 images need about [1-9]\d\.\d KiB and {has} KiB are free; make room"
+    ):
         celeba.prepare(folder, tmp_path / "prepared")
     assert not list(tmp_path.glob("*prepared*"))
-    free = 2 * sizes + 2**16
+    free = 2 * total + 2**16
     assert keys(celeba.prepare(folder, tmp_path / "prepared")) == official.keys[:COUNT]
+
+
+def test_a_file_system_without_locks_will_do(official, tmp_path, monkeypatch):
+    take = preparing._take
+
+    def no_locks(path):
+        if path.parent == tmp_path:
+            raise OSError(errno.ENOLCK, "no locks")
+        return take(path)
+
+    monkeypatch.setattr(preparing, "_take", no_locks)
+    assert keys(celeba.prepare(official.write(), tmp_path / "prepared")) == official.keys[:COUNT]
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    path, calls = tmp_path / "lock", []
+
+    def flock(file, how):
+        calls.append(file.fileno())
+        if len(calls) == 1:
+            path.unlink()
+
+    monkeypatch.setattr(preparing.fcntl, "flock", flock)
+    with preparing._take(path) as file:
+        assert len(calls) == 2
+        assert os.path.samestat(path.stat(), os.fstat(file.fileno()))
+
+
+def test_an_empty_folder_behind_a_link_is_filled(official, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    celeba.prepare(official.write(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert keys(tmp_path / "disk") == official.keys[:COUNT]
+
+
+@pytest.mark.parametrize("which", ["current", "mounted"])
+def test_a_folder_that_no_move_can_replace_is_refused_before_anything_is_written(
+    official, tmp_path, monkeypatch, which
+):
+    official.write()
+    output = tmp_path / "output"
+    output.mkdir()
+    if which == "current":
+        monkeypatch.chdir(output)
+        output = Path(".")
+    else:
+        monkeypatch.setattr(preparing.os.path, "ismount", lambda path: Path(path) == output)
+    monkeypatch.setattr(preparing, "_build", None)
+    with pytest.raises(DataError, match=r"choose a new one in it, such as .*prepared"):
+        celeba.prepare(official.folder, output)
 
 
 def test_smaller_images_are_stored_where_asked_for(official, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from official_files import OfficialCeleba
 from test_cli import expect_one_line, official, run  # noqa: F401
 
-from input_pipeline import celeba
+from input_pipeline import celeba, folder
 from input_pipeline.images import Box, decode, image_shape
 from input_pipeline.storage import verify
 from input_pipeline.storage.reencode import thumbnail
@@ -138,6 +138,30 @@ def test_the_labelled_object_is_framed():
 def test_thumbnails_are_small(shape, expected):
     image = cv2.imencode(".png", np.zeros((*shape, 3), np.uint8))[1].tobytes()
     assert image_shape(thumbnail(image)) == expected
+
+
+def test_the_sum_of_a_split_tells_data_apart(tmp_path):
+    files = OfficialCeleba(tmp_path / "official", {"0": 4, "1": 2})
+    first = [split.content for split in celeba.verify(files.write(), celeba.Options()).splits]
+    again = celeba.verify(celeba.prepare(files.folder, tmp_path / "prepared"), celeba.Options())
+    assert [split.content for split in again.splits] == first
+    assert re.search(rf"^SHA-256 +{first[0]} +{first[1]}$", str(again), re.MULTILINE)
+    files.labels[0, 7] ^= 1
+    other = [split.content for split in celeba.verify(files.write(), celeba.Options()).splits]
+    files.images["000006.jpg"] = files.images["000005.jpg"]
+    third = [split.content for split in celeba.verify(files.write(), celeba.Options()).splits]
+    assert [a == b for a, b in zip(first, other, strict=True)] == [False, True]
+    assert [a == b for a, b in zip(other, third, strict=True)] == [True, False]
+
+
+def test_what_has_no_known_label_has_no_rate(tmp_path):
+    (tmp_path / "attributes.csv").write_text("path,split,red,round\na.png,train,1,\n")
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    lines = str(folder.verify(tmp_path, folder.Options())).splitlines()
+    assert [line.split() for line in lines if line.startswith("r")][:2] == [
+        ["red", "100.0", "100.0"],
+        ["round", "-", "0.0"],
+    ]
 
 
 def test_a_folder_that_cannot_be_written(official, tmp_path, capsys):  # noqa: F811
