@@ -202,7 +202,7 @@ def _columns(path: Path, attributes: Any) -> Int64[np.ndarray, "204"]:
         names = [
             _text(entry["name"]).strip() for entry in sorted(entries, key=lambda entry: int(entry["id"]))
         ]
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path}: expected attributes, a list of dictionaries with id and name ({_brief(error)}); "
             f"{_GET_AGAIN}"

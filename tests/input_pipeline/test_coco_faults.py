@@ -66,6 +66,7 @@ VOTE_FAULTS = {
     "a split of arrays": (change(["split", 12], np.zeros(9)), f"{PATCH} has the split .*rray"),
     "no attributes": (change(["attributes"], None), "expected attributes, a list of dictionaries"),
     "a nameless attribute": (change(["attributes", 3, "name"], None), "expected attributes, a list of dict"),
+    "an endless number": (change(["attributes", 3, "id"], np.inf), "expected attributes, a list of dict"),
     "an attribute renamed": (
         change(["attributes", 0, "name"], "blue"),
         "expected the 204 published attributes, found 204: missing family-friendly.*unknown blue",
