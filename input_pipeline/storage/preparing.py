@@ -35,6 +35,7 @@ from input_pipeline.storage.shards import (
     PlannedShard,
     Shard,
     finished_shards,
+    keep_finished,
     measure,
     plan_shards,
     remove_notes,
@@ -60,8 +61,8 @@ def prepare(
 ) -> Path:
     """Writes official files as a TFDS data set in ArrayRecord, with a manifest of checksums.
 
-    The folder appears whole or not at all. Every image is decoded once on the way. Killed and called again
-    with the same arguments, it goes on with the shards that are not finished.
+    The folder appears whole or not at all. Every image is decoded once on the way. Killed, or stopped by a
+    disk, and called again with the same arguments, it goes on with the shards that are not finished.
 
     Args:
       open_official: reads the data set's official files.
@@ -153,9 +154,11 @@ def _take(path: Path) -> IO[str]:
         file.close()
 
 
-def _unwritable(output_dir: Path, error: OSError) -> DataError:
+def _unwritable(output_dir: Path, error: OSError, kept: int = 0) -> DataError:
+    goes_on = f", or try again: {kept:,} finished shards are kept" if kept else ""
     return DataError(
         f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
+        f"{goes_on}"
     )
 
 
@@ -165,11 +168,12 @@ def _prepare(official: Official, output_dir: Path, storage: Storage, threads: in
         _start_or_go_on(work, official, storage)
         _build(official, storage, work, threads)
         os.replace(work, output_dir)
-    except Exception as error:  # not an interruption, from which it can go on
+    except OSError as error:  # nothing is wrong with the official files: what is finished will serve
+        kept = keep_finished(work)
+        raise _unwritable(output_dir, error, kept) from error
+    except Exception:  # not an interruption, from which it can go on
         shutil.rmtree(work, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        raise _unwritable(output_dir, error) from error
+        raise
 
 
 def _start_or_go_on(work: Path, official: Official, storage: Storage) -> None:

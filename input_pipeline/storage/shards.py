@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -163,6 +164,20 @@ def _read_note(folder: Path, file: str) -> Shard | None:
         return shard if (folder / file).stat().st_size == shard.bytes else None
     except (OSError, ValueError, TypeError):
         return None  # not there, or not finished: it is written again
+
+
+def keep_finished(folder: Path) -> int:
+    """Leaves of an interrupted preparation the shards that are whole; nothing where there are none.
+
+    Returns:
+      How many there are.
+    """
+    for path in folder.glob("*.tmp"):
+        path.unlink(missing_ok=True)
+    finished = sum(1 for path in folder.glob("*.array_record-*.done.json"))
+    if not finished:
+        shutil.rmtree(folder, ignore_errors=True)
+    return finished
 
 
 def remove_notes(folder: Path) -> None:

@@ -87,6 +87,33 @@ def test_a_killed_preparation_goes_on_with_the_shards_it_lacks(
     assert not (tmp_path / ".prepared.partial").exists()
 
 
+@pytest.mark.parametrize(("images", "done"), [(2, 0), (17, 4)])
+def test_a_disk_that_fails_on_the_way_costs_the_unfinished_shards_alone(
+    official, tmp_path, many_shards, monkeypatch, images, done
+):
+    folder, output = official.write(), tmp_path / "prepared"
+    make, read = preparing._make_record, []
+    monkeypatch.setattr(preparing, "_check_room", lambda *_: None)
+
+    def failing(*arguments):
+        read.append(arguments[-1])
+        if len(read) == images:
+            raise OSError(errno.EIO, "Input/output error")
+        return make(*arguments)
+
+    monkeypatch.setattr(preparing, "_make_record", failing)
+    kept = f"try again: {done} finished shards are kept" if done else "sets the cache's\\)$"
+    with pytest.raises(DataError, match=f"prepared: cannot be written: .*Input/output error; .*{kept}"):
+        preparing.prepare(celeba._FILES.open_official, folder, output, threads=1)
+    assert bool([*tmp_path.glob(".prepared.partial/*")]) == bool(done)
+    assert not [*tmp_path.glob(".prepared.partial/*.tmp")]
+    read.clear()
+    images = 0  # mended
+    celeba.prepare(folder, output)
+    assert sorted(read) == [*range(4 * done, COUNT + 3)]
+    assert celeba.verify(output, celeba.Options()).ok
+
+
 def test_what_a_killed_preparation_of_other_files_left_is_not_used(official, tmp_path, many_shards):
     folder, output = official.write(), tmp_path / "prepared"
     command = [sys.executable, "-c", KILLED, str(folder), str(output), str(COUNT + 20)]
