@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import jax
 import pytest
 
 from wsca_jax import cli
@@ -41,6 +42,21 @@ def test_a_step_for_eight_chips(tmp_path, capsys):
     ]
     assert len(convolutions) > 50
     assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
+
+
+def test_the_compiler_s_text_says_what_jax_s_does(tmp_path, monkeypatch):
+    """Where jax cannot print the program: the same bytes and the same collectives."""
+    expected, _ = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", "8")
+
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
+    found, (program,) = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", "8")
+    assert program.startswith("HloModule")
+    assert found["unreadable"] is None
+    assert found["cost"] == expected["cost"]
+    assert found["estimate"] == expected["estimate"]
 
 
 def test_a_batch_too_large_is_an_answer(tmp_path, capsys):

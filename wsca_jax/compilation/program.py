@@ -1,0 +1,48 @@
+"""The text of a compiled program: from jax or, where jax cannot give it, from the compiler itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+# What libtpu calls the program that it generates code for.
+WRITTEN = "*.after_optimizations.txt"
+
+
+class Unreadable(NamedTuple):
+    """A program that compiled and whose text nobody gives.
+
+    Attributes:
+      reason: one line.
+    """
+
+    reason: str
+
+
+def written_to(folder: Path) -> dict[str, str | bool]:
+    """Compiler options that have a TPU's compiler write its programs to a folder."""
+    return {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
+
+
+def program_text(compiled: jax.stages.Compiled, folder: Path) -> str | Unreadable:
+    """The optimised program.
+
+    For its text, jax reads a TPU's program back from a protocol buffer. Its own copy of XLA may be another
+    version than the compiler's and refuse what that one made; the compiler's own text has the same numbers.
+
+    Args:
+      compiled: by `compile_or_shortage`.
+      folder: where the compiler was told to write its program, or an empty one.
+    """
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())
+    else:
+        if text:
+            return text
+        reason = "jax has no text of it"
+    written = sorted(folder.glob(WRITTEN))
+    return written[0].read_text() if len(written) == 1 else Unreadable(reason)
