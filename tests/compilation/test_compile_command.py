@@ -104,7 +104,7 @@ def test_a_program_that_cannot_be_read_is_reported_as_far_as_it_is_known(tmp_pat
 
 
 @pytest.mark.usefixtures("jax_cannot_print")
-def test_the_compiler_s_own_text_stands_in_for_jax_s(tmp_path):
+def test_the_compiler_s_own_text_comes_first(tmp_path):
     compiled = jax.jit(lambda x: x + 1).lower(1.0).compile()
     assert isinstance(program_text(compiled, tmp_path), Unreadable)
     (tmp_path / "module_0000.jit_step.after_optimizations-buffer-assignment.txt").write_text("another")

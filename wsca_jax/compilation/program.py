@@ -1,4 +1,4 @@
-"""The text of a compiled program: from jax or, where jax cannot give it, from the compiler itself."""
+"""The text of a compiled program: from the compiler itself or, where it wrote none, from jax."""
 
 from __future__ import annotations
 
@@ -29,20 +29,17 @@ def written_to(folder: Path) -> dict[str, str | bool]:
 def program_text(compiled: jax.stages.Compiled, folder: Path) -> str | Unreadable:
     """The optimised program.
 
-    For its text, jax reads a TPU's program back from a protocol buffer. Its own copy of XLA may be another
-    version than the compiler's and refuse what that one made; the compiler's own text has the same numbers.
+    For its text, jax would read a TPU's program back from a protocol buffer. Its own copy of XLA may be
+    another version than the compiler's and refuse what that one made: so the compiler's text comes first.
 
     Args:
       compiled: by `compile_or_shortage`.
       folder: where the compiler was told to write its program, or an empty one.
     """
+    written = list(folder.glob(WRITTEN))
+    if len(written) == 1:
+        return written[0].read_text()
     try:
-        text = compiled.as_text()
+        return compiled.as_text() or Unreadable("jax has no text of it")
     except jax.errors.JaxRuntimeError as error:
-        reason = " ".join(str(error).split())
-    else:
-        if text:
-            return text
-        reason = "jax has no text of it"
-    written = sorted(folder.glob(WRITTEN))
-    return written[0].read_text() if len(written) == 1 else Unreadable(reason)
+        return Unreadable(" ".join(str(error).split()))
