@@ -2,10 +2,11 @@
 
     python tests/random_kills.py [--kills 50] [--seed 0] [--folder F]
 
-Each run is started again after every kill, as a user would, until it is through; then every array of its last
-state and every logged value must be those of the undisturbed run, bit for bit, and nothing of a killed save
-may be left. Then the next run, until there were enough kills. Prints when they struck. Exit code 1 where
-anything differs.
+Each run is started again after every kill, as a user would, and let through after at most `PER_RUN`; then
+every array of its last state and every logged value must be those of the undisturbed run, bit for bit, and
+nothing of a killed save may be left. Then the next run, until there were enough kills. In turn a process is
+killed at any moment, once it trains, and in a save: on a busy machine most moments lie before the first step.
+Prints when they struck. Exit code 1 where anything differs.
 
 The real command line, with a trunk that compiles in no time (small_wsca.py) and a save at every third step.
 """
@@ -13,6 +14,7 @@ The real command line, with a trunk that compiles in no time (small_wsca.py) and
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import random
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from runs import PATIENCE, ROOT, assert_same_run
@@ -36,7 +39,11 @@ COMMAND = (
     "--config.checkpoint.every_epochs=0.5",
     "--workdir",
 )
-ENVIRONMENT = {"WSCA_PAUSE": "0.1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"WSCA_PAUSE": "0.1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+PER_RUN = 5
+# From when on a process may be killed, in turn.
+STARTED, TRAINING, SAVING = "started", "training", "saving"
+SAVE_SECONDS = 0.2
 
 
 def start(workdir: Path) -> subprocess.Popen:
@@ -53,14 +60,53 @@ def finish(process: subprocess.Popen, workdir: Path) -> None:
         raise SystemExit(f"{workdir}: exit code {code}; see {workdir.with_suffix('.log')}")
 
 
-def moment(workdir: Path) -> str:
-    """What a process that was just killed was at, from what it left."""
-    if any(workdir.glob("checkpoints/*.saving")):
-        return "during a save"
-    lines = workdir / "metrics.jsonl"
+def printed_since(workdir: Path, size: int) -> str:
+    """What a run's processes printed after the first so many bytes."""
+    with workdir.with_suffix(".log").open("rb") as file:
+        file.seek(size)
+        return file.read().decode(errors="replace")
+
+
+def trains(workdir: Path, size: int) -> bool:
+    """Whether the process that began at this size of the output has taken a step."""
+    return "first step after" in printed_since(workdir, size)
+
+
+def is_saving(workdir: Path) -> bool:
+    return any(workdir.glob("checkpoints/*.saving"))
+
+
+def moment(workdir: Path, size: int) -> str:
+    """What a process that was just killed was at, from what it left and printed."""
     if not (workdir / "run.json").exists():
         return "before the run's record"
-    return "before the first step" if not lines.exists() or not lines.read_text() else "between saves"
+    if not trains(workdir, size):
+        return "before its first step"
+    return "during a save" if is_saving(workdir) else "between saves"
+
+
+def has_come_to(stage: str, workdir: Path, size: int) -> bool:
+    """Whether the process that began at this size of the output is at that stage of its life."""
+    if stage == STARTED:
+        return True
+    return trains(workdir, size) and (stage == TRAINING or is_saving(workdir))
+
+
+def wait_until(stage: str, process: subprocess.Popen, workdir: Path, size: int) -> bool:
+    """False where the process ends before it comes to that stage."""
+    while not has_come_to(stage, workdir, size):
+        if process.poll() is not None:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def ends_within(seconds: float, process: subprocess.Popen) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def check(workdir: Path, whole: Path) -> None:
@@ -71,20 +117,36 @@ def check(workdir: Path, whole: Path) -> None:
     assert not (workdir / "quarantine").exists()
 
 
-def kill_until_through(workdir: Path, longest: float, most: int, draw: random.Random) -> list[str]:
-    """Starts a run, again after every kill, until it is through; the moments of at most so many kills."""
+def undisturbed(workdir: Path) -> dict[str, float]:
+    """Makes a run that nobody kills; the seconds that it lasts from each stage on, a save alone for one."""
+    begun = time.monotonic()
+    process = start(workdir)
+    wait_until(TRAINING, process, workdir, 0)
+    first_step = time.monotonic()
+    finish(process, workdir)
+    ended = time.monotonic()
+    return {STARTED: ended - begun, TRAINING: ended - first_step, SAVING: SAVE_SECONDS}
+
+
+def kill_until_through(workdir: Path, most: int, moments: Iterator[tuple[str, float]]) -> list[str]:
+    """Starts a run, again after every kill, until it is through; what at most so many kills struck.
+
+    Args:
+      workdir: of the run.
+      most: after so many kills it is let through.
+      moments: (stage, seconds after it) of the next kill.
+    """
     struck: list[str] = []
-    while len(struck) < most:
+    for stage, seconds in itertools.islice(moments, most):
+        output = workdir.with_suffix(".log")
+        size = output.stat().st_size if output.exists() else 0
         process = start(workdir)
-        try:
-            process.wait(draw.uniform(0, longest))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            struck.append(moment(workdir))
-            continue
-        finish(process, workdir)
-        return struck
+        if not wait_until(stage, process, workdir, size) or ends_within(seconds, process):
+            finish(process, workdir)
+            return struck
+        process.kill()
+        process.wait()
+        struck.append(moment(workdir, size))
     finish(start(workdir), workdir)
     return struck
 
@@ -92,19 +154,18 @@ def kill_until_through(workdir: Path, longest: float, most: int, draw: random.Ra
 def kill_at_random(folder: Path, kills: int, seed: int) -> tuple[Counter[str], int]:
     """(how many kills struck at which moment, how many runs came through them)."""
     draw, whole = random.Random(seed), folder / "whole"
-    begun = time.monotonic()
-    finish(start(whole), whole)
-    longest = time.monotonic() - begun
+    lasts = undisturbed(whole)
+    moments = ((stage, draw.uniform(0, lasts[stage])) for stage in itertools.cycle(lasts))
     struck: Counter[str] = Counter()
     runs = 0
     with tqdm(total=kills, desc="Killing", unit=" kills", disable=None) as bar:
         while struck.total() < kills:
             workdir = folder / f"run_{runs}"
-            moments = kill_until_through(workdir, longest, kills - struck.total(), draw)
+            found = kill_until_through(workdir, min(PER_RUN, kills - struck.total()), moments)
             check(workdir, whole)
-            struck.update(moments)
+            struck.update(found)
             runs += 1
-            bar.update(len(moments))
+            bar.update(len(found))
     return struck, runs
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,22 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     resumed = wsca("train", *TINY, "--workdir", str(workdir))
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming after step" in resumed.stderr
+    assert_same_run(workdir, whole)
+
+
+def test_a_run_whose_newest_step_is_damaged_says_so_and_goes_on_from_the_one_before(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    step = workdir / "checkpoints" / str(LAST_STEP)
+    largest = max((path for path in step.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    resumed = wsca("train", *TINY, "--workdir", str(workdir))
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"checkpoints/{LAST_STEP} is not trusted" in resumed.stderr
+    assert "resuming after step 45" in resumed.stderr
+    assert (workdir / "quarantine" / str(LAST_STEP)).is_dir()
     assert_same_run(workdir, whole)
 
 

@@ -13,6 +13,7 @@ from methods.tiny_model import TinyTrunk
 from wsca_jax import assembly, cli, compilation
 from wsca_jax.compilation import topologies
 from wsca_jax.compilation.chips import CHIPS
+from wsca_jax.compilation.program import Unreadable, program_text
 from wsca_jax.compilation.record import CompiledStep, Shortage
 from wsca_jax.compilation.text import format_step, format_steps
 from wsca_jax.errors import ExitCode
@@ -70,6 +71,45 @@ def test_a_tiny_step_for_two_topologies(tmp_path, capsys):
     }
     text = capsys.readouterr().out
     assert re.search(rf"^{TINY} +cpu:4 +4 +4 ", text, re.MULTILINE)
+
+
+REFUSED = "INTERNAL: RET_CHECK failure: Async update expects one operand\n  in CreateFromProto"
+
+
+@pytest.fixture
+def jax_cannot_print(monkeypatch):
+    """As jax does where its own XLA refuses a program that another version's compiler made."""
+
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError(REFUSED)
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
+
+
+@pytest.mark.usefixtures("linear_trunk", "jax_cannot_print")
+def test_a_program_that_cannot_be_read_is_reported_as_far_as_it_is_known(tmp_path, capsys):
+    found, programs = tmp_path / "found.json", tmp_path / "programs"
+    code = run("--config", TINY, "--topology", "cpu:2", "--json", found, "--programs", programs)
+    assert code == ExitCode.DONE
+    (step,) = json.loads(found.read_text())
+    assert step["memory"]["total"] > 0
+    assert step["cost"]["multiply_adds"] > 0
+    assert [step["cost"][key] for key in ("bytes_moved", "bytes_sent", "collectives")] == [None] * 3
+    assert step["unreadable"] == " ".join(REFUSED.split())
+    assert not programs.exists()
+    text = capsys.readouterr().out
+    assert re.search(r"^Bytes moved, collectives .* not known: .*RET_CHECK.*one operand", text, re.MULTILINE)
+    assert re.search(r"^multiply-adds of the model +[\d.]+ G", text, re.MULTILINE)
+    assert re.search(rf"^{TINY} +cpu:2 +2 +\d+ +[\d.]+ KiB +- ", text, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("jax_cannot_print")
+def test_the_compiler_s_own_text_comes_first(tmp_path):
+    compiled = jax.jit(lambda x: x + 1).lower(1.0).compile()
+    assert isinstance(program_text(compiled, tmp_path), Unreadable)
+    (tmp_path / "module_0000.jit_step.after_optimizations-buffer-assignment.txt").write_text("another")
+    (tmp_path / "module_0000.jit_step.after_optimizations.txt").write_text("HloModule")
+    assert program_text(compiled, tmp_path) == "HloModule"
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import importlib.util
 import json
 
+import jax
 import pytest
 
 from wsca_jax import cli
-from wsca_jax.compilation import hlo
+from wsca_jax.compilation import hlo, program
 from wsca_jax.errors import ExitCode
 
 pytestmark = [
@@ -29,18 +30,36 @@ def compiled(folder, *arguments) -> tuple[dict, list[str]]:
 
 def test_a_step_for_eight_chips(tmp_path, capsys):
     """It fits, its state is donated, sums are all that is exchanged, convolutions are in bfloat16."""
-    record, (program,) = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", "8")
+    record, (text,) = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", "8")
     assert "Fits: needs" in capsys.readouterr().out
     assert record["memory"]["aliased"] > 0.99 * record["memory"]["outputs"]
     assert [found["kind"] for found in record["cost"]["collectives"]] == ["all-reduce"]
     assert 0 < record["estimate"]["efficiency"] <= 1
     convolutions = [
         computation.operand_arrays(instruction)
-        for computation, instruction, _ in hlo.parse(program).executed()
+        for computation, instruction, _ in hlo.parse(text).executed()
         if instruction.operation == "convolution" and "conv_general_dilated" in instruction.attributes
     ]
     assert len(convolutions) > 50
     assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
+
+
+def test_the_compiler_s_text_says_what_jax_s_does(tmp_path, monkeypatch):
+    """The same bytes and the same collectives, found where they are looked for."""
+    batch = ("--topology", "v5e:2x4", "--batch_per_device", "8")
+
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax.stages.Compiled, "as_text", refuse)
+        found, (text,) = compiled(tmp_path, *batch)
+    assert text.startswith("HloModule")
+    assert found["unreadable"] is None
+    monkeypatch.setattr(program, "WRITTEN", "no such file")
+    expected, _ = compiled(tmp_path, *batch)
+    assert found["cost"] == expected["cost"]
+    assert found["estimate"] == expected["estimate"]
 
 
 def test_a_batch_too_large_is_an_answer(tmp_path, capsys):

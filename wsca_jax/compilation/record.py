@@ -46,22 +46,23 @@ class Cost:
 
     Attributes:
       multiply_adds: of the model: `roofline.PASSES` times those of the forward pass, by our own count.
-      bytes_moved: between the device and its main memory (`traffic.bytes_moved`).
-      collectives: what it sends to other devices.
+      bytes_moved: between the device and its main memory (`traffic.bytes_moved`); None where the program
+        cannot be read.
+      collectives: what it sends to other devices; None likewise.
     """
 
     multiply_adds: int
-    bytes_moved: int
-    collectives: tuple[Collective, ...]
+    bytes_moved: int | None
+    collectives: tuple[Collective, ...] | None
 
     @property
-    def intensity(self) -> float:
+    def intensity(self) -> float | None:
         """Floating-point operations of the model for each byte moved."""
-        return 2 * self.multiply_adds / self.bytes_moved
+        return None if self.bytes_moved is None else 2 * self.multiply_adds / self.bytes_moved
 
     @property
-    def bytes_sent(self) -> int:
-        return sum(collective.sent for collective in self.collectives)
+    def bytes_sent(self) -> int | None:
+        return None if self.collectives is None else sum(found.sent for found in self.collectives)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,11 @@ class CompiledStep:
       memory: what each device holds; None where it does not fit.
       shortage: by how much it does not fit; None where it does.
       cost: what a step costs; None where it does not fit.
-      estimate: how long a step takes at least; None where it does not fit or nothing is known of the device.
+      estimate: how long a step takes at least; None where it does not fit, the program cannot be read or
+        nothing is known of the device.
       largest_batch: examples per device in the largest batch that fits; None where nobody asked, 0 where
         none fits.
+      unreadable: why the compiled program cannot be read; None where it can or does not fit.
     """
 
     config: str
@@ -96,6 +99,7 @@ class CompiledStep:
     cost: Cost | None
     estimate: Estimate | None
     largest_batch: int | None = None
+    unreadable: str | None = None
 
     @property
     def per_device(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 from wsca_jax import assembly
 from wsca_jax.compilation import hlo, roofline, traffic
 from wsca_jax.compilation.collectives import collectives
+from wsca_jax.compilation.program import Unreadable, program_text, written_to
 from wsca_jax.compilation.record import CompiledStep, Cost, Memory, Shortage
 from wsca_jax.compilation.topologies import Topology
 from wsca_jax.engine import state as states
@@ -47,16 +50,18 @@ def compile_step(config: ConfigDict, name: str, topology: Topology) -> tuple[Com
       topology: of `topologies.open_topologies`.
 
     Returns:
-      (what was found, the text of the optimised program; "" where it does not fit).
+      (what was found, the text of the optimised program; "" where it does not fit or cannot be read).
 
     Raises:
       WscaError: what training would raise for this configuration on these devices before it reads data.
     """
     start = time.perf_counter()
     lowered = lower(config, topology)
-    compiled = compile_or_shortage(lowered.step)
-    fits = isinstance(compiled, jax.stages.Compiled)
-    cost = _cost(compiled, lowered, topology) if fits else None
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = compile_or_shortage(lowered.step, Path(folder) if topology.chip else None)
+        fits = isinstance(compiled, jax.stages.Compiled)
+        text: str | Unreadable = program_text(compiled, Path(folder)) if fits else ""
+    cost = _cost(text, lowered.multiply_adds, topology) if fits else None
     step = CompiledStep(
         config=name,
         topology=topology.name,
@@ -68,11 +73,10 @@ def compile_step(config: ConfigDict, name: str, topology: Topology) -> tuple[Com
         memory=_memory(compiled) if fits else None,
         shortage=None if fits else compiled,
         cost=cost,
-        estimate=roofline.estimate(topology.chip, cost.multiply_adds, cost.bytes_moved, cost.bytes_sent)
-        if cost and topology.chip
-        else None,
+        estimate=_estimate(cost, topology) if cost else None,
+        unreadable=text.reason if isinstance(text, Unreadable) else None,
     )
-    return step, compiled.as_text() if fits else ""
+    return step, "" if isinstance(text, Unreadable) else text
 
 
 def lower(config: ConfigDict, topology: Topology) -> Lowered:
@@ -95,10 +99,15 @@ def lower(config: ConfigDict, topology: Topology) -> Lowered:
     return Lowered(step.lower(state, batch), roofline.PASSES * forward * rows, dict(run.layout.mesh.shape))
 
 
-def compile_or_shortage(step: jax.stages.Lowered) -> Any:
-    """The compiled step (`jax.stages.Compiled`), or by how much it does not fit (`Shortage`)."""
+def compile_or_shortage(step: jax.stages.Lowered, write_to: Path | None = None) -> Any:
+    """The compiled step (`jax.stages.Compiled`), or by how much it does not fit (`Shortage`).
+
+    Args:
+      step: traced.
+      write_to: a folder where the compiler writes its program, too (`program.program_text`).
+    """
     try:
-        return step.compile()
+        return step.compile(compiler_options=written_to(write_to) if write_to else None)
     except jax.errors.JaxRuntimeError as error:
         shortage = read_shortage(str(error))
         if shortage is None:
@@ -128,10 +137,18 @@ def _memory(compiled: jax.stages.Compiled) -> Memory:
     )
 
 
-def _cost(compiled: jax.stages.Compiled, lowered: Lowered, topology: Topology) -> Cost:
-    program = hlo.parse(compiled.as_text() or "")
+def _cost(text: str | Unreadable, multiply_adds: int, topology: Topology) -> Cost:
+    if isinstance(text, Unreadable):
+        return Cost(multiply_adds, bytes_moved=None, collectives=None)
+    program = hlo.parse(text)
     return Cost(
-        multiply_adds=lowered.multiply_adds,
+        multiply_adds=multiply_adds,
         bytes_moved=traffic.bytes_moved(program),
         collectives=collectives(program, len(topology.devices)),
     )
+
+
+def _estimate(cost: Cost, topology: Topology) -> roofline.Estimate | None:
+    if topology.chip is None or cost.bytes_moved is None or cost.bytes_sent is None:
+        return None
+    return roofline.estimate(topology.chip, cost.multiply_adds, cost.bytes_moved, cost.bytes_sent)

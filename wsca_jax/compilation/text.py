@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wsca_jax.compilation.chips import CHIPS, Chip
-from wsca_jax.compilation.record import CompiledStep
+from wsca_jax.compilation.record import CompiledStep, Cost
 from wsca_jax.compilation.roofline import ASSUMPTIONS
 from wsca_jax.inspection.text import format_bytes
 from wsca_jax.report.tables import format_table
@@ -25,14 +25,19 @@ TABLE = (
     "efficiency",
     "images/s",
 )
+UNREADABLE = "Bytes moved, collectives and times are not known: it compiles, but its program cannot be read"
 
 
 def format_step(step: CompiledStep) -> str:
     """Everything that was found about one step, under a title."""
     title = f"{step.config} on {step.topology}: {step.batch_size:,} examples, {_mesh(step)}"
     sections = [title, format_fit(step)]
-    if step.memory and step.cost:
-        sections += [_memory(step), _cost(step), _collectives(step)]
+    if step.memory:
+        sections.append(_memory(step))
+    if step.cost:
+        sections += [_cost(step.cost), _collectives(step.cost)]
+    if step.unreadable:
+        sections.append(f"{UNREADABLE} ({step.unreadable})")
     if step.estimate:
         sections.append(_estimate(step))
     return "\n\n".join(sections)
@@ -72,7 +77,7 @@ def _row(step: CompiledStep) -> tuple[str, ...]:
         if step.shortage
         else format_bytes(step.memory.total if step.memory else 0)
     )
-    sent = format_bytes(step.cost.bytes_sent) if step.cost else "-"
+    sent = _bytes_or_dash(step.cost.bytes_sent if step.cost else None)
     return (
         step.config,
         step.topology,
@@ -109,27 +114,29 @@ def _memory(step: CompiledStep) -> str:
     return "Memory on each device\n\n" + format_table(("what", "size"), rows, rule_before_last=True)
 
 
-def _cost(step: CompiledStep) -> str:
-    assert step.cost
+def _cost(cost: Cost) -> str:
     rows = [
-        ("multiply-adds of the model", f"{step.cost.multiply_adds / 1e9:,.2f} G"),
-        ("bytes moved to and from memory", format_bytes(step.cost.bytes_moved)),
-        ("operations of the model per byte", f"{step.cost.intensity:.1f}"),
-        ("bytes sent to other devices", format_bytes(step.cost.bytes_sent)),
+        ("multiply-adds of the model", f"{cost.multiply_adds / 1e9:,.2f} G"),
+        ("bytes moved to and from memory", _bytes_or_dash(cost.bytes_moved)),
+        ("operations of the model per byte", "-" if cost.intensity is None else f"{cost.intensity:.1f}"),
+        ("bytes sent to other devices", _bytes_or_dash(cost.bytes_sent)),
     ]
     return "Cost of a step, on each device\n\n" + format_table(("what", "how much"), rows)
 
 
-def _collectives(step: CompiledStep) -> str:
-    assert step.cost
-    if not step.cost.collectives:
-        return "Collectives: none"
+def _collectives(cost: Cost) -> str:
+    if not cost.collectives:
+        return "Collectives: none" if cost.collectives == () else "Collectives: -"
     rows = [
         (found.kind, f"{found.count:,}", format_bytes(found.bytes), format_bytes(found.sent))
-        for found in step.cost.collectives
+        for found in cost.collectives
     ]
     header = ("collectives", "count", "bytes on each device", "sent by each device")
     return format_table(header, rows)
+
+
+def _bytes_or_dash(size: int | None) -> str:
+    return "-" if size is None else format_bytes(size)
 
 
 def _estimate(step: CompiledStep) -> str:
