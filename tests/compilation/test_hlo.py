@@ -100,6 +100,32 @@ def test_bytes_moved_by_hand():
     assert traffic.bytes_moved(hlo.parse(TPU_PROGRAM)) == moved
 
 
+SLICE_IN_THE_BACKGROUND = """\
+%wrapped (p: bf16[32,56]) -> bf16[8,56] {
+  %p = bf16[32,56]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %slice = bf16[8,56]{1,0:T(8,128)(2,1)S(1)} slice(%p), slice={[0:8], [0:56]}
+}
+
+ENTRY %main (x: bf16[32,56]) -> bf16[8,56] {
+  %x = bf16[32,56]{1,0:T(8,128)(2,1)} parameter(0)
+  %slice-start = ((bf16[32,56]{1,0:T(8,128)(2,1)}), bf16[8,56]{1,0:T(8,128)(2,1)S(1)}, s32[]{:S(2)}) OPERATION
+  ROOT %slice-done = bf16[8,56]{1,0:T(8,128)(2,1)S(1)} DONE(%slice-start)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("operation", "done"),
+    [
+        ("slice-start(%x), slice={[0:8], [0:56]}", "slice-done"),  # as jax prints it
+        ("async-start(%x), calls=%wrapped", "async-done"),  # as libtpu does
+    ],
+)
+def test_a_slice_in_the_background_reads_what_it_returns(operation, done):
+    program = SLICE_IN_THE_BACKGROUND.replace("OPERATION", operation).replace("DONE", done)
+    assert traffic.bytes_moved(hlo.parse(program)) == 8 * 56 * 2
+
+
 def test_a_collective_that_is_spread_over_fusions_counts_once():
     """As a TPU's compiler does to hide it: the same channel, in one fusion after another."""
     lines = TPU_PROGRAM.splitlines()

@@ -59,7 +59,7 @@ def _read(computation: Computation, instruction: Instruction, number: int, inner
     """Bytes of one operand that are read."""
     operand = computation[instruction.operands[number]].results
     if instruction.operation in SLICES and number == 0:
-        return min(_main_memory(operand), _main_memory(instruction.results))
+        return min(_main_memory(operand), sum(array.bytes for array in instruction.results))
     if instruction.operation == "dynamic-update-slice" and number == 0:
         return 0
     if inner is None or not _main_memory(operand):
