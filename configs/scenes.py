@@ -19,8 +19,8 @@ spurious: no modules. In training every other object has the material that goes 
 spurious_modules: the same with every module.
     Read: worst_group_accuracy, the least over (cue seen or not, attribute present or not), for each
     background with its material and each shape with its colours; and mAP.
-    Found, three seeds, a quarter of an hour a run on one core: worst group 0.043 without modules and 0.057 with
-    them, mAP 0.775 and 0.780.
+    Found, three seeds, a quarter of an hour a run on one core: worst group 0.043 without modules and 0.057
+    with them, mAP 0.775 and 0.780.
 
 Does text in training help a model that is then shown images alone?
 
