@@ -108,8 +108,9 @@ def test_beside_pytorch_and_the_published_figure_by_hand():
     others = {"model": Model(50, 64, 224, "float32")}, {"device": Device(1, "NVIDIA H100 80GB HBM3", "gpu")}
     for changes in others:
         assert figures.of_published(measured(seconds, **changes)) is None
-    words = text.format_measured(measured(seconds))
+    words = text.format_measured(measured(seconds, torch="2.13.0"))
     assert "1.50 times as fast" in words
+    assert "PyTorch 2.13.0: channels last" in words
     assert "0.63 of the 7,940 images/s" in words
     assert json.loads(json.dumps(figures.to_json(measured(seconds))))["over_torch"] == pytest.approx(1.5)
 

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from typing import Any, NamedTuple
 
-from wsca_jax.bench import modules, torch_step
+from wsca_jax.bench import modules
 from wsca_jax.bench.modules import Modules
 from wsca_jax.bench.peaks import PEAKS
 from wsca_jax.bench.turns import Clock, Seconds, median, ratio
@@ -76,6 +76,7 @@ class Measured:
       multiply_adds: of one image's forward pass.
       modules: the table's rows, or None.
       load: of the machine, when the turns began.
+      torch: PyTorch's version, where it stands beside us.
     """
 
     spec: str
@@ -92,6 +93,7 @@ class Measured:
     multiply_adds: int
     modules: Modules | None
     load: float
+    torch: str | None = None
 
     def rate(self, name: str) -> float:
         """Images a second of a contender."""
@@ -160,7 +162,7 @@ def to_json(measured: Measured) -> dict[str, Any]:
         "images_per_second": {name: measured.rate(name) for name in measured.seconds},
         "slower_over_end_to_end": slower_over_both(measured.seconds) if measured.has_data else None,
         "utilisation": utilisation(measured),
-        "torch": torch_step.version() if TORCH in measured.seconds else None,
+        "torch": measured.torch,
         "over_torch": over_torch(measured),
         "of_published": of_published(measured),
         "modules": None if measured.modules is None else modules.to_json(measured.modules),

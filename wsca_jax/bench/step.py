@@ -100,6 +100,7 @@ def measure(request: Request, settings: Settings) -> Measured:
         multiply_adds=prepared.multiply_adds,
         modules=None,
         load=load,
+        torch=torch_step.version() if settings.torch else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from wsca_jax.bench import modules, torch_step
+from wsca_jax.bench import modules
 from wsca_jax.bench.figures import (
     LOADER,
     PUBLISHED_H200,
@@ -105,7 +105,7 @@ def _beside_torch(measured: Measured) -> str:
     note = f"\n{BUSY}" if measured.device.platform == "cpu" else ""
     precision = "autocast to bfloat16" if measured.model.dtype == "bfloat16" else "float32"
     return (
-        f"PyTorch {torch_step.version()}: channels last, {way}, {precision}; the same batch, model without "
+        f"PyTorch {measured.torch}: channels last, {way}, {precision}; the same batch, model without "
         "modules, loss,\naugmentation, clipping, AdamW and average. "
         f"Ours ({ours(measured.seconds)}) is {times:.2f} times as fast.{note}"
     )
