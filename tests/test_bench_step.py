@@ -385,6 +385,7 @@ def test_what_pytorch_is_not_compared_with():
 SHORT = ("--steps", 1, "--rounds", 1)
 
 
+@pytest.mark.slow
 def test_the_command_measures_everything(tmp_path, capsys):
     pytest.importorskip("torch")
     out, row = tmp_path / "step.json", "router alone"

@@ -48,6 +48,7 @@ def test_what_was_compiled_serves_the_next_run_which_is_the_same_run(cold, tmp_p
     assert_same_run(tmp_path / "run", cold / "run")
 
 
+@pytest.mark.slow
 def test_a_torn_entry_is_compiled_anew(cold, tmp_path):
     (folder,) = (cold / "cache" / "compiled").iterdir()
     torn = tmp_path / "cache" / "compiled" / folder.name

@@ -37,6 +37,7 @@ def test_the_whole_model_costs_at_most_three_fifths_more_than_its_trunk(trunk):
     assert sum(multiply_adds(*MODULES).values()) <= 1.6 * trunk
 
 
+@pytest.mark.slow
 def test_with_thirty_two_text_tokens_it_stays_near_twice(trunk):
     with_text = multiply_adds(*MODULES, captions="phrases")
     assert sum(with_text.values()) <= 2.1 * trunk

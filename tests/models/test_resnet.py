@@ -155,7 +155,7 @@ def test_zero_init_starts_a_block_as_relu(bottleneck):
 def test_rematerialised_stages_keep_less_and_compute_the_same():
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     settings = {"depth": 26, "width": 8, "dtype": jnp.float32}
-    variables = ResNet(**settings).init(jax.random.key(0), image, train=True)
+    variables = jax.jit(lambda: ResNet(**settings).init(jax.random.key(0), image, train=True))()
 
     def loss(params, remat):
         collections = {**variables, "params": params}
