@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from input_pipeline import celeba
 from input_pipeline.batch import AttributeBatch, SpuriousFactor
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.errors import DivergedError
@@ -246,27 +247,13 @@ def test_no_cell_large_enough_gives_no_worst_group():
     assert compute(p, SCHEMA, f).worst_group is None
 
 
-def celeba_like() -> AttributeSchema:
-    groups = {
-        "hair_style": (4, 5, 8, 9, 11, 17, 28, 32, 33),
-        "facial_features": (1, 3, 6, 7, 12, 13, 14, 19, 23, 25, 26, 27, 29),
-        "makeup": (18, 36, 37),
-        "accessories": (15, 34, 35, 38),
-        "expression": (21, 31),
-        "demographics": (20, 39),
-        "facial_hair": (0, 16, 22, 24, 30),
-        "quality": (2, 10),
-    }
-    return AttributeSchema.from_groups("celeba", tuple(f"attribute_{i}" for i in range(40)), groups)
-
-
 def test_legacy_group_accuracy_by_hand():
     """Hair: 8 positives said of 0 true is the same class mod 8; index 12 never matters."""
     labels, logits = np.zeros((2, 40), np.uint8), np.full((2, 40), -1.0)
     logits[0, [4, 5, 8, 9, 11, 17, 28, 32]] = 1.0
     logits[0, 12] = 1.0
     labels[1, 18] = 1
-    found = compute(predictions(logits, labels), celeba_like()).legacy_group_accuracy
+    found = compute(predictions(logits, labels), celeba.SCHEMA).legacy_group_accuracy
     assert found.groups["hair_style"] == 1.0
     assert found.groups["facial_features"] == 1.0
     assert found.groups["makeup"] == 0.5

@@ -6,6 +6,7 @@ Attributes: Attributes for People, Animals, and Objects", ECCV 2016); groups and
 
 from __future__ import annotations
 
+import itertools
 from types import MappingProxyType
 
 from input_pipeline.schema import AttributeSchema
@@ -46,7 +47,7 @@ ATTRIBUTES = _names(
 # What an attribute is about. No name is a hue: "colour" holds the patterns that differences in colour make.
 # "texture" is what a surface looks or feels like; "size" includes weight. Whatever is done, felt, meant or
 # thought of an object, and every state that is not its surface, is "other".
-GROUPS = MappingProxyType(
+_NAMED = MappingProxyType(
     {
         "colour": _names("spotted, striped, plain"),
         "material": _names(
@@ -62,28 +63,10 @@ GROUPS = MappingProxyType(
             """
         ),
         "size": _names("bulky, small, large, long, short, compact, heavy, thin"),
-        "other": _names(
-            """
-            standing, sitting, laying, walking, watching / looking, eating, waiting, moving, playing,
-            sleeping, working, running, hiding, riding, drinking, swimming, smiling, jumping, flying,
-            traveling, enjoying, thinking, loving, holding, feeding, talking, floating, skiing, hunting,
-            listening, hanging, grazing, skating, leaning, smelling / sniffing, socializing, stretching,
-            driving, cooking, learning, following, surfing, reading, climbing, bending, fishing, cuddling,
-            smelling, panting, participating, racing, serving, crouching, reaching, landing, hiking, waving,
-            spectating, exercising, carrying, snowboarding, vacationing, shopping, catching, laughing,
-            celebrating, angry, happy, unhappy, hungry, friendly, sleepy, lazy, alone / lonely, urban, busy,
-            healthy, thirsty, comfortable / cozy, sporty, fancy, empty, toy, messy / cluttered, sneaky,
-            tasty / delicious, frisky, whole, full, closed, open, on, off, appetizing, filling, curious,
-            old, young, adult, calm, cold, cool, warm, hot, tired, playful, peaceful, useful, joyful, sad,
-            scared, bored, excited, anxious, annoyed, confused, modern, cute / adorable, new, fake, wild,
-            athletic, perched, professional, male, female, fresh, fast, simple, unused / inactive, safe,
-            covered, leashed, adventurous, rural, domestic, dull, decorative, antique / vintage, captive,
-            strong, cheap, casual, expensive, functional, elegant, tame, parked, cooked, public, serious,
-            commercial, portable, competitive, organized, dangerous, digital, electric / electrical, trendy,
-            saucy, exotic, family-friendly
-            """
-        ),
     }
+)
+GROUPS = MappingProxyType(
+    {**_NAMED, "other": tuple(name for name in ATTRIBUTES if name not in itertools.chain(*_NAMED.values()))}
 )
 
 # Completes "an object that is ..." where the name alone does not: "a toy", "made of wood".

@@ -64,17 +64,20 @@ PAYLOADS = {
 }
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_a_hostile_pickle_runs_nothing(tmp_path, payload, protocol):
-    marker = tmp_path / "marker"
+def test_a_hostile_pickle_runs_nothing(tmp_path, payload):
+    """In every protocol that can write it."""
     make, names = PAYLOADS[payload]
-    try:
-        data = pickle.dumps({"ann_vecs": {1: make(marker)}}, protocol)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        pytest.skip("this payload cannot be pickled by this protocol")
-    message = assert_refused(tmp_path, data, names, marker)
-    assert "refused as unsafe" in message
+    written = 0
+    for protocol in (0, 2, 4, 5):
+        marker = tmp_path / f"marker-{protocol}"
+        try:
+            data = pickle.dumps({"ann_vecs": {1: make(marker)}}, protocol)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            continue
+        written += 1
+        assert "refused as unsafe" in assert_refused(tmp_path, data, names, marker)
+    assert written >= 2
 
 
 @pytest.mark.parametrize("payload", ["os.system", "eval", "subprocess"])
