@@ -25,16 +25,7 @@ from typing import Any, NamedTuple, TextIO
 from tqdm import tqdm
 
 from wsca_jax.errors import WscaError
-
-# Where torch is installed, tensorboardX imports it for a type in signatures: half the imports' time.
-_torch_before = sys.modules.get("torch")
-sys.modules["torch"] = None  # type: ignore[assignment]
-try:
-    from tensorboardX import SummaryWriter
-finally:
-    del sys.modules["torch"]
-    if _torch_before is not None:
-        sys.modules["torch"] = _torch_before
+from wsca_jax.tensorboard import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -80,10 +71,7 @@ class RunWriter:
         path = workdir / METRICS_FILE
         cut_back(path, step)
         self._file = path.open("a", encoding="utf-8")
-        # Readers drop steps from `purge_step` on. The suffix keeps files of one second apart, and in order.
-        self._tensorboard = SummaryWriter(
-            str(workdir / TENSORBOARD_FOLDER), purge_step=step + 1, filename_suffix=f".{step:012d}"
-        )
+        self._events = EventFile(workdir / TENSORBOARD_FOLDER, step)
 
     def write(
         self, step: int, kind: str, values: Mapping[str, Any], time: Mapping[str, Any] | None = None
@@ -101,20 +89,20 @@ class RunWriter:
         row = Row(step, kind, _floats(values), _floats(time or {}))
         self._file.write(format_row(row) + "\n")
         self._file.flush()
-        for tag, value in (*row.values.items(), *((f"time/{k}", v) for k, v in row.time.items())):
-            self._tensorboard.add_scalar(f"{kind}/{tag}", value, step)
+        scalars = {**row.values, **{f"time/{name}": value for name, value in row.time.items()}}
+        self._events.write(step, {f"{kind}/{tag}": value for tag, value in scalars.items()})
 
     def flush(self) -> None:
         """Brings every row onto the disk; call it before a checkpoint that must not outlive its logs."""
         if self._file is not None:
             os.fsync(self._file.fileno())
-            self._tensorboard.flush()
+            self._events.flush()
 
     def close(self) -> None:
         if self._file is not None:
             self.flush()
             self._file.close()
-            self._tensorboard.close()
+            self._events.close()
             self._file = None
 
     def __enter__(self) -> RunWriter:
