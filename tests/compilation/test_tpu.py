@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import jax
 import pytest
@@ -17,6 +18,10 @@ pytestmark = [
     ),
 ]
 TINY = ("--config", "configs/scenes.py:tiny", "--config.model.dtype=bfloat16")
+EVERY_MODULE = [
+    f"--config.model.{module}=default"
+    for module in ("frequency", "encoder", "router", "decomposer", "alignment")
+]
 
 
 def compiled(folder, *arguments) -> tuple[dict, list[str]]:
@@ -42,6 +47,34 @@ def test_a_step_for_eight_chips(tmp_path, capsys):
     ]
     assert len(convolutions) > 50
     assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
+
+
+def test_matrix_work_of_every_module_is_in_bfloat16(tmp_path):
+    """In float32 are the frequency branch's transforms and the correlations of losses, as meant.
+
+    Where no precision is asked for, a TPU multiplies in one pass of bfloat16, whatever the operands' type.
+    """
+    slice_ = ("--topology", "v5e:2x4", "--batch_per_device", "8")
+    record, (text,) = compiled(tmp_path, *EVERY_MODULE, *slice_)
+    assert record["memory"]["aliased"] > 0.99 * record["memory"]["outputs"]
+    assert {found["kind"] for found in record["cost"]["collectives"]} <= {
+        "all-reduce",
+        "all-gather",
+        "all-to-all",
+    }
+    products = [
+        (computation.operand_arrays(instruction), instruction.attributes)
+        for computation, instruction, _ in hlo.parse(text).executed()
+        if instruction.operation in ("convolution", "dot")
+    ]
+    convolutions = [operands for operands, attributes in products if "conv_general_dilated" in attributes]
+    assert len(convolutions) > 50
+    assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
+    one_pass = [operands for operands, attributes in products if "operand_precision" not in attributes]
+    assert sum({array.dtype for array in operands} == {"bf16"} for operands in one_pass) > 0.8 * len(one_pass)
+    exact = {re.search('op_name="([^"]*)"', text)[1] for _, text in products if "operand_precision" in text}
+    assert exact
+    assert [name for name in exact if "WSCA" in name and "/frequency/" not in name] == []
 
 
 def test_the_compiler_s_text_says_what_jax_s_does(tmp_path, monkeypatch):
