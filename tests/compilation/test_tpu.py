@@ -33,6 +33,12 @@ def compiled(folder, *arguments) -> tuple[dict, list[str]]:
     return record, [path.read_text() for path in folder.glob("*.hlo")]
 
 
+def place(instruction: hlo.Instruction) -> str:
+    """Where in our code it comes from; "" for what the compiler adds."""
+    found = re.search('op_name="([^"]*)"', instruction.attributes)
+    return found[1] if found else ""
+
+
 def test_a_step_for_eight_chips(tmp_path, capsys):
     """It fits, its state is donated, sums are all that is exchanged, convolutions are in bfloat16."""
     record, (text,) = compiled(tmp_path, "--topology", "v5e:2x4", "--batch_per_device", "8")
@@ -49,32 +55,27 @@ def test_a_step_for_eight_chips(tmp_path, capsys):
     assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
 
 
-def test_matrix_work_of_every_module_is_in_bfloat16(tmp_path):
-    """In float32 are the frequency branch's transforms and the correlations of losses, as meant.
+# Not multiplied in bfloat16, by the place in our code that XLA notes: transforms of the frequency branch,
+# the router's gate, clusters and quality, gradients of what softmaxes and gates return in float32.
+IN_FLOAT32 = re.compile(r"/(frequency|router)[/.]|transpose\(jvp\(WSCA\)\).*->(bhqk|bpk|bij)/dot_general")
 
-    Where no precision is asked for, a TPU multiplies in one pass of bfloat16, whatever the operands' type.
-    """
+
+def test_matrix_work_of_every_module_is_in_bfloat16(tmp_path):
+    """But for the named parts of the model and the losses' correlations."""
     slice_ = ("--topology", "v5e:2x4", "--batch_per_device", "8")
     record, (text,) = compiled(tmp_path, *EVERY_MODULE, *slice_)
     assert record["memory"]["aliased"] > 0.99 * record["memory"]["outputs"]
-    assert {found["kind"] for found in record["cost"]["collectives"]} <= {
-        "all-reduce",
-        "all-gather",
-        "all-to-all",
-    }
+    kinds = {found["kind"] for found in record["cost"]["collectives"]}
+    assert kinds <= {"all-reduce", "all-gather", "all-to-all"}
     products = [
-        (computation.operand_arrays(instruction), instruction.attributes)
+        (place(instruction), {array.dtype for array in computation.operand_arrays(instruction)})
         for computation, instruction, _ in hlo.parse(text).executed()
         if instruction.operation in ("convolution", "dot")
     ]
-    convolutions = [operands for operands, attributes in products if "conv_general_dilated" in attributes]
-    assert len(convolutions) > 50
-    assert {array.dtype for operands in convolutions for array in operands} == {"bf16"}
-    one_pass = [operands for operands, attributes in products if "operand_precision" not in attributes]
-    assert sum({array.dtype for array in operands} == {"bf16"} for operands in one_pass) > 0.8 * len(one_pass)
-    exact = {re.search('op_name="([^"]*)"', text)[1] for _, text in products if "operand_precision" in text}
-    assert exact
-    assert [name for name in exact if "WSCA" in name and "/frequency/" not in name] == []
+    wider = {name for name, dtypes in products if dtypes != {"bf16"}}
+    assert len(products) > 300
+    assert wider
+    assert [name for name in wider if ("WSCA" in name or not name) and not IN_FLOAT32.search(name)] == []
 
 
 def test_the_compiler_s_text_says_what_jax_s_does(tmp_path, monkeypatch):
