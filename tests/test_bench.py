@@ -167,6 +167,7 @@ def test_the_command_prints_every_figure_of_synthetic_jpegs(capsys, monkeypatch)
         assert part in text, part
 
 
+@pytest.mark.slow
 def test_the_command_takes_any_data_set(official, capsys):  # noqa: F811
     assert run("bench", "input", "--data", "scenes", *SMALL, "--threads", "0") == ExitCode.DONE
     assert "decoded" in capsys.readouterr().out

@@ -40,6 +40,7 @@ def cold(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_was_compiled_serves_the_next_run_which_is_the_same_run(cold, tmp_path):
     before = entries(cold / "cache")
     assert any(name.startswith("jit_train_step") for name in before)
@@ -60,6 +61,7 @@ def test_a_torn_entry_is_compiled_anew(cold, tmp_path):
     assert_same_run(tmp_path / "run", cold / "run")
 
 
+@pytest.mark.slow
 def test_jax_s_own_words_go_first_and_a_folder_nobody_can_write_is_no_error(tmp_path):
     script = (
         "from wsca_jax.compiled import keep_compiled; import jax; "

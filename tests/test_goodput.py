@@ -223,6 +223,7 @@ def check_parts(workdir: Path) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_an_undisturbed_run_loses_nothing_and_its_parts_are_its_wall_time(tmp_path):
     workdir = tmp_path / "run"
     begun = time.monotonic()

@@ -319,6 +319,7 @@ def test_costs_are_ratios_to_the_trunk_and_to_the_run_without_modules():
     assert [name for name, *_ in cost.compare(plain, plain)][2] == "this configuration"
 
 
+@pytest.mark.slow
 def test_a_configuration_with_modules_is_set_beside_the_one_without():
     width = "--config.model.hidden_size=256"
     modules = [f"--config.model.{name}=default" for name in ("encoder", "text")]

@@ -108,6 +108,7 @@ def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     assert_same_run(workdir, whole)
 
 
+@pytest.mark.slow
 def test_a_run_whose_newest_step_is_damaged_says_so_and_goes_on_from_the_one_before(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)
@@ -156,6 +157,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     assert runs >= 1
 
 
+@pytest.mark.slow
 def test_sigterm_saves_answers_75_and_loses_nothing(whole, tmp_path):
     workdir = tmp_path / "run"
     process = start(workdir, *TINY)

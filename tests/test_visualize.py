@@ -38,6 +38,7 @@ def pictures(folder):
     return shown
 
 
+@pytest.mark.slow
 def test_a_model_with_every_module(run, capsys):
     code, folder = run()
     assert code == ExitCode.DONE

@@ -115,6 +115,7 @@ def test_every_parameter_of_an_enabled_module_gets_a_gradient(bits):
     assert not dead
 
 
+@pytest.mark.slow
 def test_classification_alone_reaches_every_module():
     weights = [f"--config.loss.weights.{t}=0.0" for t in composite.TERM_NAMES if t != "classification"]
     method = build(*weights, without=("alignment",))
@@ -194,6 +195,7 @@ def test_dynamic_weights_run_with_the_whole_model(kind):
     assert float(report.weights["cal"]) != pytest.approx(configured["cal"])
 
 
+@pytest.mark.slow
 def test_text_is_read_where_there_is_some_and_not_needed():
     method = build(captions="source")
     batch = make_batch(method, length=32)

@@ -134,6 +134,7 @@ def test_the_logits_of_the_branches_are_the_model_s(name, request):
     np.testing.assert_allclose(again, outputs.logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_through_the_decomposer_equal_to_one_gradient_per_attribute(decomposed):
     """Layer norms replayed with the scales that they had, and differentiated as they then stand."""
     model, variables, outputs, found = decomposed

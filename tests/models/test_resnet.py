@@ -152,6 +152,7 @@ def test_zero_init_starts_a_block_as_relu(bottleneck):
     np.testing.assert_array_equal(y, jax.nn.relu(x))
 
 
+@pytest.mark.slow
 def test_rematerialised_stages_keep_less_and_compute_the_same():
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
     settings = {"depth": 26, "width": 8, "dtype": jnp.float32}
