@@ -255,6 +255,7 @@ def start_slowly(workdir: Path) -> subprocess.Popen:
         return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=file, stderr=file)
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_says_what_was_lost(tmp_path):
     workdir = tmp_path / "run"
     sealed = workdir / "checkpoints" / "12" / "manifest.json"
