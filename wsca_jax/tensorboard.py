@@ -35,7 +35,7 @@ class EventFile:
         self._append(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds {tag: value} of a step; TensorBoard keeps them as float32."""
+        """Adds {tag: value} of a step, as float32; it may stay in a buffer of some KiB until `flush`."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         self._append(step, summary=Summary(value=values))
 
