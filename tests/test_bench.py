@@ -14,6 +14,7 @@ from input_pipeline.pipeline import train_batches
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax.bench import contenders, memory, photographs, turns
 from wsca_jax.bench.input import FULL, SCALED, Settings, in_threads, named, speed_table
+from wsca_jax.bench.stream import Stream
 from wsca_jax.errors import ExitCode
 
 SMALL = ("--size", 8, "--batch_size", 4, "--steps", 2, "--rounds", 1)
@@ -106,7 +107,7 @@ def test_bare_decoding_in_threads_shares_the_images_among_them(shards, monkeypat
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_a_turn_reads_its_own_batches_and_nothing_beyond(shards, threads):
+def test_a_turn_finds_the_pipeline_running_and_leaves_nothing_at_work(shards, threads):
     class Counting:
         def __init__(self, source):
             self.schema, self.source, self.read = source.schema, source, 0
@@ -119,10 +120,32 @@ def test_a_turn_reads_its_own_batches_and_nothing_beyond(shards, threads):
             return self.source[index]
 
     source = Counting(photographs.open_split(shards))
-    turn = contenders.pipeline(source, ImageOptions(8), WeakLabels(), 4, 3, threads)
+    stream = contenders.pipeline(source, ImageOptions(8), WeakLabels(), 4, 3, threads)
     for turns_taken in (1, 2):
-        turn()
-        assert source.read == turns_taken * 12
+        begun = source.read
+        with stream.open():
+            assert source.read - begun >= 4 * stream.lead
+            stream.turn()
+            assert source.read - begun >= 4 * (stream.lead + 3)
+        assert source.read == turns_taken * 4 * (2 * stream.lead + 3)
+
+
+def test_turns_go_on_where_the_last_one_ended(shards):
+    source, taken = photographs.open_split(shards), []
+
+    class Watched(Stream):
+        def take(self, count):
+            taken.extend(next(self.batches).index.tolist() for _ in range(count))
+
+    def batches(start, stop):
+        return train_batches(source, start_step=start, stop_step=stop, **settings)
+
+    settings = {"images": ImageOptions(8), "batch_size": 4, "seed": 3}
+    stream = Watched(batches, threads=2, steps=3)
+    for _ in range(2):
+        with stream.open():
+            stream.turn()
+    assert taken == [batch.index.tolist() for batch in batches(0, 2 * (stream.lead + 3))]
 
 
 def test_a_stream_that_stops_is_the_beginning_of_the_endless_one(shards):

@@ -27,7 +27,7 @@ from wsca_jax.bench.figures import (
     Model,
     Settings,
 )
-from wsca_jax.bench.loop import Stream, end_to_end
+from wsca_jax.bench.loop import end_to_end, loader
 from wsca_jax.bench.prepared import Prepared, noise, without_cache
 from wsca_jax.bench.variants import BASELINE, FULL, LIGHT, ROWS, Request, configure, is_baseline
 from wsca_jax.errors import ExitCode, WscaError
@@ -254,15 +254,17 @@ def test_the_loader_takes_its_steps_and_does_nothing_with_them(prepared, source,
             yield batch
 
     monkeypatch.setattr(assembly, "train_batches", watched)
-    stream = Stream(prepared, source, 3)
+    stream = loader(prepared, source, 3)
     for turn in (1, 2):
         with stream.open():
-            assert len(taken) == 7 * turn - 3  # the lead
+            assert len(taken) == 11 * turn - 7  # the lead
             stream.turn()
-        assert len(taken) == 7 * turn
+            assert len(taken) == 11 * turn - 4
+        assert len(taken) == 11 * turn  # what is left of a turn is made after it, and again before the next
     assert int(prepared.state.step) == 0
     batches = original(prepared.run.config, prepared.run.text, source, 0)
-    assert taken == [batch.index.tolist() for batch in itertools.islice(batches, 14)]
+    expected = [batch.index.tolist() for batch in itertools.islice(batches, 18)]
+    assert taken == expected[:11] + expected[7:]
     batches.close()
 
 

@@ -2,6 +2,7 @@
 
 turns            contenders take turns, medians and ratios
 photographs      a data set of synthetic JPEGs of a given size
+stream           training batches as a contender, once the pipeline is running
 contenders       bare decoding, and the pipeline with so many threads
 memory           what the pipeline holds, measured and bounded
 input            `wsca bench input`

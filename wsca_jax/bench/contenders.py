@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,10 +13,11 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from input_pipeline import SOURCES
-from input_pipeline.batch import Source
+from input_pipeline.batch import AttributeBatch, Source
 from input_pipeline.images import ImageOptions, decode
 from input_pipeline.pipeline import train_batches
 from input_pipeline.weak_labels import WeakLabels
+from wsca_jax.bench.stream import Stream
 
 Image = bytes | UInt8[np.ndarray, "H W 3"]
 
@@ -79,23 +80,19 @@ def _bare_loop(
 
 def pipeline(
     source: Source, images: ImageOptions, weak_labels: WeakLabels, batch_size: int, steps: int, threads: int
-) -> Callable[[], None]:
-    """Training batches: each turn takes the next `steps` of them, and reads nothing beyond them."""
-    starts = itertools.count(step=steps)
+) -> Stream:
+    """Training batches, `steps` in a turn."""
 
-    def work() -> None:
-        start = next(starts)
-        batches = train_batches(
+    def batches(start: int, stop: int) -> Generator[AttributeBatch]:
+        return train_batches(
             source,
             images=images,
             weak_labels=weak_labels,
             batch_size=batch_size,
             seed=SEED,
             start_step=start,
-            stop_step=start + steps,
+            stop_step=stop,
             threads=threads,
         )
-        for _ in batches:
-            pass
 
-    return work
+    return Stream(batches, threads, steps)

@@ -32,7 +32,7 @@ class Settings:
       size: side of the results in pixels.
       batch_size: rows of a batch.
       threads: one contender for each; 0 is the caller's own thread.
-      steps: batches in a turn. In a short one, starting threads and waiting for the last batch would count.
+      steps: batches in a turn.
       rounds: turns of each contender, of which medians are taken.
     """
 
@@ -77,7 +77,7 @@ def report(open_source: Callable[[], Source], title: str, settings: Settings) ->
     """
     source = open_source()
     images = [source[i].image for i in range(min(settings.count, len(source)))]
-    seconds = take_turns(_contenders(source, images, settings), settings.rounds, warm_up=1)
+    seconds = _take_turns(source, images, settings)
     parts = (
         _header(title, images, settings),
         speed_table(seconds, settings),
@@ -88,23 +88,23 @@ def report(open_source: Callable[[], Source], title: str, settings: Settings) ->
     return "\n\n".join(part for part in parts if part)
 
 
-def _contenders(
-    source: Source, images: Sequence[contenders.Image], settings: Settings
-) -> dict[str, Callable[[], None]]:
+def _take_turns(source: Source, images: Sequence[contenders.Image], settings: Settings) -> Seconds:
+    """Of bare decoding in one thread and in as many as the pipeline has, and of the pipeline."""
     sizes = settings.size, settings.batch_size, settings.count
-    return {
-        **{
-            in_threads(name, threads): contenders.bare(images, *sizes, scaled=scaled, threads=threads)
-            for threads in sorted({1, *(max(threads, 1) for threads in settings.threads)})
-            for name, scaled in ((FULL, False), (SCALED, True))
-        },
-        **{
-            named(threads): contenders.pipeline(
-                source, settings.images, WeakLabels(), settings.batch_size, settings.steps, threads
-            )
-            for threads in settings.threads
-        },
+    bare = {
+        in_threads(name, threads): contenders.bare(images, *sizes, scaled=scaled, threads=threads)
+        for threads in sorted({1, *(max(threads, 1) for threads in settings.threads)})
+        for name, scaled in ((FULL, False), (SCALED, True))
     }
+    streams = {
+        named(threads): contenders.pipeline(
+            source, settings.images, WeakLabels(), settings.batch_size, settings.steps, threads
+        )
+        for threads in settings.threads
+    }
+    turns = {name: stream.turn for name, stream in streams.items()}
+    around = {name: stream.open for name, stream in streams.items()}
+    return take_turns({**bare, **turns}, settings.rounds, warm_up=1, around=around)
 
 
 def in_threads(bare: str, threads: int) -> str:

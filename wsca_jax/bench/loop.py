@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from input_pipeline.batch import AttributeBatch, Source
+from input_pipeline.batch import Source
 from wsca_jax import assembly
 from wsca_jax.bench.prepared import Prepared
+from wsca_jax.bench.stream import OpenBatches, Stream
 from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.goodput import Ledger
 from wsca_jax.preemption import Preemption
@@ -19,47 +21,13 @@ from wsca_jax.watch import Tools, Watch
 from wsca_jax.writers import Progress, RunWriter
 
 
-class Stream:
-    """Training batches, opened before each turn and closed after it.
+def loader(prepared: Prepared, source: Source, steps: int) -> Stream:
+    """The batches that a run trains on."""
+    return Stream(_batches(prepared, source), prepared.run.config.data.threads, steps)
 
-    Some batches are taken before the clock starts, as many as the pipeline may hold: as much is then ready
-    when a turn begins as when it ends, and a turn takes as many batches as are made meanwhile.
-    """
 
-    def __init__(self, prepared: Prepared, source: Source, steps: int) -> None:
-        """Stands ready at the first batch.
-
-        Args:
-          prepared: whose run says what is read and how.
-          source: the data.
-          steps: batches in a turn.
-        """
-        self.steps = steps
-        self._run, self._source = prepared.run, source
-        self.lead = 2 * self._run.config.data.threads + 2
-        self._starts = itertools.count(step=self.lead + steps)
-        self._batches: Generator[AttributeBatch] | None = None
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """What a turn stands in."""
-        batches = assembly.train_batches(self._run.config, self._run.text, self._source, next(self._starts))
-        with contextlib.closing(batches) as self._batches:
-            self.take(self.lead)
-            yield
-
-    @property
-    def batches(self) -> Generator[AttributeBatch]:
-        assert self._batches is not None, "take turns within open()"
-        return self._batches
-
-    def take(self, count: int) -> None:
-        """Takes batches, and does nothing with them."""
-        for _ in range(count):
-            next(self.batches)
-
-    def turn(self) -> None:
-        self.take(self.steps)
+def _batches(prepared: Prepared, source: Source) -> OpenBatches:
+    return functools.partial(assembly.train_batches, prepared.run.config, prepared.run.text, source)
 
 
 class EndToEnd(Stream):
@@ -73,10 +41,11 @@ class EndToEnd(Stream):
     """
 
     def __init__(self, prepared: Prepared, source: Source, steps: int, tools: Tools) -> None:
-        super().__init__(prepared, source, steps)
+        run = prepared.run
+        super().__init__(_batches(prepared, source), run.config.data.threads, steps)
         self._prepared, self._clock = prepared, tools.clock
-        self._watch = Watch(self._run, source, tools)
-        self._loop = Loop(prepared.compiled, self._run.layout, self._watch, self._clock)
+        self._watch = Watch(run, source, tools)
+        self._loop = Loop(prepared.compiled, run.layout, self._watch, self._clock)
         self._numbers = itertools.count(1)
         self.data_waits: list[float] = []
 

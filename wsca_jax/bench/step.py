@@ -30,7 +30,7 @@ from wsca_jax.bench.figures import (
     Settings,
     to_json,
 )
-from wsca_jax.bench.loop import Stream, end_to_end
+from wsca_jax.bench.loop import end_to_end, loader
 from wsca_jax.bench.prepared import EXAMPLES, Prepared, prepare
 from wsca_jax.bench.text import format_measured
 from wsca_jax.bench.torch_step import Recipe
@@ -119,10 +119,10 @@ class Contenders:
     def add_data(self, prepared: Prepared, source: Source) -> None:
         """The loader, and the loop that `wsca train` runs, which writes to a folder that goes away."""
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        loader = Stream(prepared, source, self._settings.steps)
+        alone = loader(prepared, source, self._settings.steps)
         loop = self._stack.enter_context(end_to_end(prepared, source, self._settings.steps, folder))
-        self._work |= {LOADER: loader.turn, END_TO_END: loop.turn}
-        self._around |= {LOADER: loader.open, END_TO_END: loop.open}
+        self._work |= {LOADER: alone.turn, END_TO_END: loop.turn}
+        self._around |= {LOADER: alone.open, END_TO_END: loop.open}
         self._data_waits = loop.data_waits
 
     def add_torch(self, recipe: Recipe, baseline: Prepared) -> None:
