@@ -35,8 +35,8 @@ sentences: as captions, with every label known. Captions are then the scenes' ow
     than the labels: what belongs to the same object, and where it stands.
 sentences_off: the same without text.
     Read: mAP.
-    Found, three seeds, 10 to 15 minutes a run on one busy core: 0.750 with sentences, 0.778 without. They hurt:
-    docs/modules.md.
+    Found, three seeds, 10 to 15 minutes a run on one busy core: 0.750 with sentences, 0.778 without: they
+    hurt. docs/modules.md says why.
 """
 
 from ml_collections import ConfigDict
