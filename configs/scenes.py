@@ -36,7 +36,7 @@ sentences: as captions, with every label known. Captions are then the scenes' ow
 sentences_off: the same without text.
     Read: mAP.
     Found, three seeds, 10 to 15 minutes a run on one busy core: 0.750 with sentences, 0.778 without: they
-    hurt. docs/modules.md says why.
+    hurt; see docs/modules.md.
 """
 
 from ml_collections import ConfigDict
