@@ -206,10 +206,18 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     expect_one_line(capsys, run("bench", "input", "--data", "celebb", *SMALL), "celeba")
     code = run("bench", "input", "--data", "celeba", "--data_dir", tmp_path / "nowhere", *SMALL)
     expect_one_line(capsys, code, "nowhere")
-    for size in ("178", "0x3", "axb"):
+    for option, value, expected in (
+        ("--source_size", "178", "a size such as 178x218"),
+        ("--source_size", "0x3", "a size such as 178x218"),
+        ("--source_size", "axb", "a size such as 178x218"),
+        ("--steps", "abc", "a whole number from 1 on"),
+        ("--threads", "-1", "a whole number from 0 on"),
+    ):
         with pytest.raises(SystemExit) as stopped:
-            run("bench", "input", "--source_size", size)
+            run("bench", "input", option, value)
         assert stopped.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.endswith(f"argument {option}: expected {expected}, found {value!r}"), last
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(218, 178, 32), (218, 178, 64), (375, 500, 96)])

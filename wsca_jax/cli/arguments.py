@@ -62,14 +62,18 @@ def add_hosts(parser: argparse.ArgumentParser) -> None:
 
 
 def at_least_one(text: str) -> int:
-    return _at_least(1, int(text))
+    return _at_least(1, text)
 
 
 def at_least_zero(text: str) -> int:
-    return _at_least(0, int(text))
+    return _at_least(0, text)
 
 
-def _at_least(least: int, number: int) -> int:
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
     if number < least:
-        raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text!r}")
     return number

@@ -73,7 +73,10 @@ def _add_input(benches: Commands) -> None:
 
 
 def _width_and_height(text: str) -> tuple[int, int]:
-    width, height = (at_least_one(side) for side in text.split("x"))
+    try:
+        width, height = (at_least_one(side) for side in text.split("x"))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"expected a size such as 178x218, found {text!r}") from error
     return width, height
 
 
