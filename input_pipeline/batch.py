@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -103,6 +104,15 @@ class SourceOfMany(Source, Protocol):
 
     def examples(self, indices: Sequence[int]) -> list[Example]:
         """The same as [source[index] for index in indices], errors included."""
+        ...
+
+
+@runtime_checkable
+class SourceAhead(Source, Protocol):
+    """A source whose first reading is slow, and that can begin with it before it is asked."""
+
+    def ahead(self) -> AbstractContextManager[None]:
+        """Within this context examples are made ready in the background; their order does not matter."""
         ...
 
 

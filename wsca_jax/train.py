@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from input_pipeline.batch import AttributeBatch, Source
+from input_pipeline.batch import AttributeBatch, Source, SourceAhead
 from wsca_jax import assembly, report
 from wsca_jax import config as configs
 from wsca_jax.assembly import Run
@@ -109,6 +109,8 @@ def train(
     check_shared(workdir, hosts.tell("record", lambda: keep_record(run, workdir, accept_changes)))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, **assembly.checkpoint_options(config)))
+        if isinstance(sources.train, SourceAhead):
+            stack.enter_context(sources.train.ahead())
         with clock.part("state"):
             state = begin(run, checkpoints)
         first = int(state.step)

@@ -21,6 +21,7 @@ materials      textures and shading
 rendering      Factors -> image and masks
 captions       Factors -> relations, caption, hard negatives
 labels         Factors -> the label vector
+ahead          processes that render while a run compiles
 source         the door: schema, open_split, Source
 contact_sheet  scenes side by side, to look at
 """

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import threading
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline.batch import Example, SpuriousFactor
+from input_pipeline.cores import available_cores
 from input_pipeline.errors import DataError
-from input_pipeline.scenes import captions, labels
+from input_pipeline.scenes import ahead, captions, labels
 from input_pipeline.scenes.options import SPLITS, Options, Split
 from input_pipeline.scenes.records import Factors, Scene
 from input_pipeline.scenes.rendering import render, render_image
@@ -43,6 +48,10 @@ def open_split(data_dir: Path | None, split: Split, options: Options) -> Source:
     return Source(split, options)
 
 
+# Starting a process that renders takes as long as rendering a hundred images or two.
+IMAGES_PER_PROCESS = 512
+
+
 class Source:
     """Random access to one split, safe to read from several threads.
 
@@ -72,11 +81,24 @@ class Source:
         """Example `index`: image uint8 [H, W, 3], all labels known, with `label_noise` in the train split."""
         index = self._checked(index)
         example = self._cache.get(index)
-        if example is None:
-            example = self._example(index)
-            if index < self._cached_images:
-                example = self._cache.setdefault(index, example)
-        return example
+        return self._kept(index, self.rendered(index)) if example is None else example
+
+    @contextlib.contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Meanwhile processes render what the cache has room for, on all cores, until it is there.
+
+        What is asked for in between is rendered at once. Few images are not worth a process.
+        """
+        missing = (i for i in range(min(len(self), self._cached_images)) if i not in self._cache)
+        turn = threading.Lock()
+
+        def following() -> list[int]:
+            with turn:
+                return list(islice(missing, ahead.IMAGES_AT_A_TIME))
+
+        count = min(available_cores(), min(len(self), self._cached_images) // IMAGES_PER_PROCESS)
+        with ahead.rendering(self.split, self.options, count, following, self._kept):
+            yield
 
     def __reduce__(self) -> tuple[type[Source], tuple[Split, Options]]:
         """Another process gets the recipe, not the cache."""
@@ -119,10 +141,10 @@ class Source:
         """The labels of example `index`, uint8 [A], without rendering it."""
         return self._labels(self._checked(index), self.factors(index))
 
-    def _example(self, index: int) -> Example:
+    def rendered(self, index: int) -> Example:
+        """Example `index`, rendered anew."""
         factors = self.factors(index)
         image = render_image(factors, self.options.size)
-        image.setflags(write=False)
         found, known = self._labels(index, factors), np.ones(SCHEMA.num_attributes, bool)
         return Example(
             image=image,
@@ -132,6 +154,12 @@ class Source:
             # Beside noisy labels the true caption would show which of them are wrong.
             caption=caption_from_phrases(SCHEMA, found, known) if self._noisy else captions.caption(factors),
         )
+
+    def _kept(self, index: int, example: Example) -> Example:
+        """The example to hand out: the cache's, where there is room for it."""
+        assert isinstance(example.image, np.ndarray)
+        example.image.setflags(write=False)
+        return self._cache.setdefault(index, example) if index < self._cached_images else example
 
     @property
     def _noisy(self) -> bool:

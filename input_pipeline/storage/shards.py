@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
+from input_pipeline.cores import available_cores
 from input_pipeline.storage.records import Record, encode_record
 
 # A shard holds this many examples at least, and a split has this many shards at most: a reader keeps all of
@@ -91,7 +92,7 @@ def write_shards(
     total, before = sum(len(p.rows) for p in planned), sum(shard.records for shard in done.values())
     stop = threading.Event()
     bar = tqdm(desc="Preparing", unit=" images", total=total, initial=before, disable=None)
-    with bar, concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with bar, concurrent.futures.ThreadPoolExecutor(threads or available_cores()) as pool:
         work = [pool.submit(_write, folder, shard, make, bar, stop) for shard in rest]
         try:
             for finished in concurrent.futures.as_completed(work):

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from input_pipeline.batch import Source
+from input_pipeline.cores import available_cores
 from input_pipeline.images import ImageOptions, image_shape, load
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax.bench import contenders, memory, photographs
-from wsca_jax.bench.turns import Seconds, available_cores, median, ratio, take_turns
+from wsca_jax.bench.turns import Seconds, median, ratio, take_turns
 from wsca_jax.config import data_set
 from wsca_jax.report.tables import format_figure, format_table
 

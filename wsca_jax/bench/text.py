@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from input_pipeline.cores import available_cores
 from wsca_jax.bench import modules
 from wsca_jax.bench.figures import (
     LOADER,
@@ -18,7 +19,7 @@ from wsca_jax.bench.figures import (
     utilisation,
 )
 from wsca_jax.bench.peaks import PEAKS
-from wsca_jax.bench.turns import available_cores, median
+from wsca_jax.bench.turns import median
 from wsca_jax.inspection.text import format_bytes
 from wsca_jax.report.tables import format_table
 from wsca_jax.writers import format_share

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -60,8 +59,3 @@ def ratio(seconds: Seconds, name: str, to: str, clock: Clock) -> float:
     """Median over rounds of one's time over the other's in the same round."""
     pairs = zip(seconds[name][clock], seconds[to][clock], strict=True)
     return statistics.median(a / b for a, b in pairs)
-
-
-def available_cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

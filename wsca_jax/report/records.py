@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import statistics
@@ -15,6 +14,7 @@ from typing import Any
 
 import jax
 
+from input_pipeline.cores import available_cores
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.goodput import Goodput
 from wsca_jax.metrics import Results
@@ -140,7 +140,7 @@ def environment() -> dict[str, Any]:
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),
-        "host_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "host_cores": available_cores(),
     }
 
 
