@@ -65,7 +65,10 @@ def laptop_baseline(config: ConfigDict) -> None:
 
 
 def laptop(config: ConfigDict) -> None:
-    """`laptop_baseline` with every module, at sizes for a laptop. Pseudo labels begin in the fifth epoch."""
+    """`laptop_baseline` with every module, at sizes for a laptop.
+
+    Classification comes first, the other losses in the fourth epoch, pseudo labels in the sixth.
+    """
     laptop_baseline(config)
     config.model.frequency = {"width": 12}
     config.model.encoder = {"depth": 1, "num_heads": 4}
@@ -73,7 +76,8 @@ def laptop(config: ConfigDict) -> None:
     config.model.decomposer = {"width": 64, "num_heads": 2}
     config.model.alignment = {}
     config.loss = {"balancing": {"kind": "trend"}}
-    config.loss.accept = {"warmup_steps": 440, "ramp_steps": 220}
+    config.loss.start_fraction = 0.3
+    config.loss.accept = {"warmup_steps": 220, "ramp_steps": 220}  # from there on; of 1,320 steps in all
     config.loss.held_out = {"fraction": 0.05}  # each label counts; 1,400 judge quality
 
 

@@ -54,23 +54,24 @@ def cosine(x, y):
 
 
 def two_means(terms):
-    """Of (score, pull, push): the weighted means of softplus(-score) and softplus(score), added."""
+    """Of (score, pull, push, coverage): the means of coverage * softplus(-+score) by pull and push, added."""
     total = 0.0
     for sign, column in ((-1.0, 1), (1.0, 2)):
         weight = sum(term[column] for term in terms)
         if weight:
-            total += sum(term[column] * softplus(sign * term[0]) for term in terms) / weight
+            total += sum(term[column] * term[3] * softplus(sign * term[0]) for term in terms) / weight
     return total
 
 
 def jaccard(i, j, members, labels, known, mass):
-    """The weighted Jaccard similarity of two examples, None without evidence."""
-    shared = union = 0.0
+    """The weighted Jaccard similarity of two examples, None without evidence; and its coverage."""
+    shared = union = decided = 0.0
     for c in members:
-        if known[i, c] and known[j, c] and (labels[i, c] or labels[j, c]):
-            union += mass[c]
+        if known[i, c] and known[j, c]:
+            decided += mass[c]
+            union += mass[c] * (labels[i, c] or labels[j, c])
             shared += mass[c] * (labels[i, c] and labels[j, c])
-    return shared / union if union else None
+    return (shared / union, decided / sum(mass[c] for c in members)) if union else None
 
 
 def looped_pairs(branches, labels, known, weight, probability=None, accepted=None):
@@ -86,15 +87,17 @@ def looped_pairs(branches, labels, known, weight, probability=None, accepted=Non
             for j in range(len(weight)):
                 if i == j:
                     continue
-                similarity = jaccard(i, j, members, labels, known, mass)
-                if similarity is None and probability is not None:
+                if probability is None:
+                    found = jaccard(i, j, members, labels, known, mass)
+                else:
                     filled = np.where(known, labels, probability > 0.5)
-                    similarity = jaccard(i, j, members, filled, known | accepted, mass)
-                if similarity is None:
+                    found = jaccard(i, j, members, filled, known | accepted, mass)
+                if found is None:
                     continue
+                similarity, coverage = found
                 score = 5.0 * cosine(branches[i, group], branches[j, group]) - 1.0
                 pair = weight[i] * weight[j]
-                terms.append((score, pair * similarity, pair * (1 - similarity)))
+                terms.append((score, pair * similarity, pair * (1 - similarity), coverage))
     return two_means(terms)
 
 
@@ -114,7 +117,19 @@ class TestPairs:
         arrays = batch()
         assert float(pairs(*arrays)[0]) == pytest.approx(looped_pairs(*arrays), rel=1e-5)
 
-    def test_pseudo_labels_decide_where_nothing_is_known(self):
+    def test_little_evidence_pulls_little(self):
+        # Both examples have attribute a; whether they share b, c and d, as rare as a, nobody knows.
+        labels, known = np.uint8([[1, 0, 0, 0]] * 2), np.bool_([[1, 0, 0, 0]] * 2)
+        branches, weight = np.float32([[[1, 0]], [[0, 1]]]), np.ones(2, np.float32)
+        some, by_some = pairs(branches, labels, known, weight, (0, 0, 0, 0))
+        alone, by_alone = pairs(branches, labels[:, :1], known[:, :1], weight, (0,))
+        # After one of each kind added, a's prevalence is 3/4 and an unseen attribute's 1/2.
+        share = math.log(4 / 3) / (math.log(4 / 3) + 3 * math.log(2))
+        assert float(alone) == pytest.approx(softplus(1.0), rel=1e-5)
+        assert float(some) == pytest.approx(share * softplus(1.0), rel=1e-5)
+        np.testing.assert_allclose(by_some, share * by_alone, rtol=1e-4, atol=1e-7)
+
+    def test_pseudo_labels_complete_what_is_known(self):
         arrays, guesses = batch(known_fraction=0.3), pseudo()
         value = float(pairs(*arrays, **guesses)[0])
         assert value == pytest.approx(looped_pairs(*arrays, **guesses), rel=1e-5)
@@ -185,7 +200,7 @@ class TestPrototypes:
         terms = []
         for i, c in zip(*np.nonzero(known), strict=True):
             score = 5.0 * cosine(branches[i, GROUP_OF[c]], vectors[c]) - 1.0
-            terms.append((score, weight[i] * labels[i, c], weight[i] * (1 - labels[i, c])))
+            terms.append((score, weight[i] * labels[i, c], weight[i] * (1 - labels[i, c]), 1.0))
         value, _ = prototypes(branches, labels, known, weight, vectors)
         assert float(value) == pytest.approx(two_means(terms), rel=1e-5)
 

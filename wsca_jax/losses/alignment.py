@@ -26,7 +26,7 @@ _EXACT = lax.Precision.HIGHEST
 
 
 class _Sums(NamedTuple):
-    """Weighted sums of what is pulled together and of what is pushed apart, and the weights' sums."""
+    """Weighted sums of what is pulled together and of what is pushed apart, and what they are divided by."""
 
     pulled: Scalar
     pulled_weight: Scalar
@@ -39,15 +39,14 @@ class _Side(NamedTuple):
 
     Attributes:
       direction: unit features, [B, G, a].
-      positive, negative: 1 where an attribute is decided and present, or absent, [B, L, A]; level 0 knows
-        the labels, level 1 pseudo labels too.
+      positive, negative: 1 where an attribute is decided and present, or absent.
       weight: [B].
       position: [B], the example's place in the batch.
     """
 
     direction: Float32[Array, "B G a"]
-    positive: Float32[Array, "B L A"]
-    negative: Float32[Array, "B L A"]
+    positive: Float32[Array, "B A"]
+    negative: Float32[Array, "B A"]
     weight: Float32[Array, "B"]
     position: Int32[Array, "B"]
 
@@ -127,19 +126,22 @@ def pair_alignment(
 ) -> Scalar:
     """Pulls two examples' features of a group together as far as they share its attributes.
 
-    With P_i the attributes of group g present in example i, N_i the absent ones, both among the known, and
-    rare attributes counting more, mass_c = -log prevalence_c, the weighted Jaccard similarity over what is
-    known of both examples is
+    With P_i the attributes of group g present in example i, N_i the absent ones, both among what is decided
+    (the known labels, completed by accepted pseudo labels where there are any), and rare attributes counting
+    more, mass_c = -log prevalence_c, the weighted Jaccard similarity over what is decided in both examples,
+    and the share of the group that it rests on, are
 
         J_ij = mass(P_i & P_j) / (mass(P_i & P_j) + mass(P_i & N_j) + mass(N_i & P_j))
+        c_ij = mass((P_i | N_i) & (P_j | N_j)) / mass(group)
 
     and s_ij = scale cos(f_i, f_j) + bias gives the loss, sums running over groups and pairs i != j:
 
-        sum w J softplus(-s) / sum w J  +  sum w (1 - J) softplus(s) / sum w (1 - J),    w = w_i w_j
+        sum w c J softplus(-s) / sum w J  +  sum w c (1 - J) softplus(s) / sum w (1 - J),    w = w_i w_j
 
-    Attributes absent from both say nothing. A pair with no attribute known in both and present in one has no
-    evidence in that group and is left out; where pseudo labels are given, the known labels completed by the
-    accepted ones decide it instead, if they can.
+    Attributes absent from both say nothing of J. A pair with no attribute decided in both and present in one
+    has no evidence in that group and is left out. With one label in ten known, most pairs that have any have
+    it from one attribute of many, which says little of how alike the two are in the others: by c the loss is
+    as strong as what it rests on.
 
     Args:
       branches: features of every group, any float dtype.
@@ -165,17 +167,12 @@ def pair_alignment(
     branches = counted(branches, weight)
     known = known & (weight > 0.0)[:, None]
     present = known & (labels > 0)
-    decided = [(present, known)]
-    if probability is not None and accepted is not None:
-        decided.append((jnp.where(known, present, accepted & (probability > 0.5)), known | accepted))
-    side = _Side(
-        unit(branches),
-        jnp.stack([y for y, _ in decided], axis=1).astype(jnp.float32),
-        jnp.stack([m & ~y for y, m in decided], axis=1).astype(jnp.float32),
-        weight,
-        jnp.arange(len(weight)),
-    )
     mass = _rarity(present, known, weight)[:, None] * membership
+    decided = known
+    if probability is not None and accepted is not None:
+        present, decided = jnp.where(known, present, accepted & (probability > 0.5)), known | accepted
+    positive, negative = ((decided & y).astype(jnp.float32) for y in (present, ~present))
+    side = _Side(unit(branches), positive, negative, weight, jnp.arange(len(weight)))
     return _means(_sum_over_rows(lambda rows: _pair_sums(rows, side, mass, scale, bias), side, block_size))
 
 
@@ -221,24 +218,36 @@ def _pair_sums(
     rows: _Side, columns: _Side, mass: Float32[Array, "A G"], scale: Scalar, bias: Scalar
 ) -> _Sums:
     cosine = jnp.einsum("iga,jga->gij", rows.direction, columns.direction, precision=_EXACT)
-    similarity, evidence = _similarity(rows, columns, mass)
+    found = _similarity(rows, columns, mass)
     pair = rows.weight[:, None] * columns.weight * (rows.position[:, None] != columns.position)
-    pair = jnp.where(evidence, pair, 0.0)
-    return _weighted_sums(scale * cosine + bias, pair * similarity, pair * (1.0 - similarity))
+    pair = jnp.where(found.evidence, pair, 0.0)
+    pulled, pushed = pair * found.similarity, pair * (1.0 - found.similarity)
+    sums = _weighted_sums(scale * cosine + bias, found.coverage * pulled, found.coverage * pushed)
+    return sums._replace(pulled_weight=pulled.sum(), pushed_weight=pushed.sum())
 
 
-def _similarity(
-    rows: _Side, columns: _Side, mass: Float32[Array, "A G"]
-) -> tuple[Float32[Array, "G I J"], Bool[Array, "G I J"]]:
-    """Jaccard similarity, and whether there is any evidence of it, by the lowest level that has some."""
-    present, absent = (jnp.einsum("ilc,cg->gilc", x, mass) for x in (rows.positive, rows.negative))
-    both = jnp.einsum("gilc,jlc->lgij", present, columns.positive, precision=_EXACT)
-    one = jnp.einsum("gilc,jlc->lgij", present, columns.negative, precision=_EXACT)
-    other = jnp.einsum("gilc,jlc->lgij", absent, columns.positive, precision=_EXACT)
-    union = both + one + other
+class _Similarity(NamedTuple):
+    """Of pairs: the Jaccard similarity J, whether there is any evidence of it, and coverage c."""
+
+    similarity: Float32[Array, "G I J"]
+    evidence: Bool[Array, "G I J"]
+    coverage: Float32[Array, "G I J"]
+
+
+def _similarity(rows: _Side, columns: _Side, mass: Float32[Array, "A G"]) -> _Similarity:
+    present, absent = (jnp.einsum("ic,cg->gic", x, mass) for x in (rows.positive, rows.negative))
+
+    def shared(here: Float32[Array, "G I A"], there: Float32[Array, "J A"]) -> Float32[Array, "G I J"]:
+        return jnp.einsum("gic,jc->gij", here, there, precision=_EXACT)
+
+    both = shared(present, columns.positive)
+    union = both + shared(present, columns.negative) + shared(absent, columns.positive)
     evidence = union > 0.0
-    similarity = both / jnp.where(evidence, union, 1.0)
-    return jnp.where(evidence[0], similarity[0], similarity[-1]), evidence[0] | evidence[-1]
+    group = mass.sum(0)[:, None, None]
+    decided = union + shared(absent, columns.negative)
+    return _Similarity(
+        both / jnp.where(evidence, union, 1.0), evidence, decided / jnp.where(group > 0.0, group, 1.0)
+    )
 
 
 def _sum_over_rows(sums: Callable[[_Side], _Sums], rows: _Side, block_size: int) -> _Sums:

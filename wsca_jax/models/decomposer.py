@@ -21,6 +21,9 @@ from wsca_jax.models.windows import (
     neighbour_weights,
 )
 
+# What is added to the branches starts small, so that the heads first see them much as they were.
+_SMALL = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+
 
 class Level(NamedTuple):
     """One level of the pyramid, P tokens on a grid h x w, above a level of C tokens.
@@ -191,7 +194,7 @@ class HierarchicalDecomposer(nn.Module):
     def _added(self, nodes: Float[Array, "B G c"], train: bool) -> Float[Array, "B G a"]:
         x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(nodes)
         x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
-        x = nn.Dense(self.attr_dim, dtype=self.dtype, name="output")(x)
+        x = nn.Dense(self.attr_dim, dtype=self.dtype, kernel_init=_SMALL, name="output")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 

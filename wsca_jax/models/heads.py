@@ -35,7 +35,8 @@ class GroupHeads(nn.Module):
     projector(LayerNorm(refined_g + Dense(pooled))); without `refined` its part drops out of the sum.
     Groups without attributes cost nothing and have no parameters. Each of the `linear` features adds a linear
     classifier of its own, those of groups after a LayerNorm: a deep head alone learns rare attributes slowly
-    from few images, because their gradient has to find its way through three layers first.
+    from few images, because their gradient has to find its way through three layers first. Those of groups
+    start small, so that what modules add does not drown what the trunk's mean says at the start.
 
     Attributes:
       group_of: for each attribute, its group's number.
@@ -83,9 +84,9 @@ class GroupHeads(nn.Module):
         if features.ndim == 2:
             classify = nn.Dense(len(self.group_of), dtype=self.dtype, use_bias=False, name=f"linear_{name}")
             return classify(features).astype(jnp.float32)
-        initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
         shape = (len(self.group_of), features.shape[-1])
-        kernel = self.param(f"linear_{name}_kernel", initial, shape, jnp.float32).astype(self.dtype)
+        kernel = self.param(f"linear_{name}_kernel", small, shape, jnp.float32).astype(self.dtype)
         normed = nn.LayerNorm(dtype=self.dtype, use_bias=False, name=f"linear_{name}_norm")(features)
         own = normed[:, np.asarray(self.group_of)]
         return jnp.einsum("bac,ac->ba", own, kernel, preferred_element_type=jnp.float32)
