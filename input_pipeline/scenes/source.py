@@ -71,7 +71,7 @@ class Source:
     def __init__(self, split: Split, options: Options) -> None:
         self.split = split
         self.options = options
-        self._cached_images = options.cache_megabytes * 2**20 // (3 * options.size**2)
+        self._room = min(len(self), options.cache_megabytes * 2**20 // (3 * options.size**2))
         self._cache: dict[int, Example] = {}
 
     def __len__(self) -> int:
@@ -89,16 +89,21 @@ class Source:
 
         What is asked for in between is rendered at once. Few images are not worth a process.
         """
-        missing = (i for i in range(min(len(self), self._cached_images)) if i not in self._cache)
+        missing = (i for i in range(self._room) if i not in self._cache)
         turn = threading.Lock()
 
         def following() -> list[int]:
             with turn:
                 return list(islice(missing, ahead.IMAGES_AT_A_TIME))
 
-        count = min(available_cores(), min(len(self), self._cached_images) // IMAGES_PER_PROCESS)
+        count = min(available_cores(), self._room // IMAGES_PER_PROCESS)
         with ahead.rendering(self.split, self.options, count, following, self._kept):
             yield
+
+    @property
+    def filled(self) -> bool:
+        """Whether every image that the cache has room for is there."""
+        return len(self._cache) == self._room
 
     def __reduce__(self) -> tuple[type[Source], tuple[Split, Options]]:
         """Another process gets the recipe, not the cache."""
@@ -159,7 +164,7 @@ class Source:
         """The example to hand out: the cache's, where there is room for it."""
         assert isinstance(example.image, np.ndarray)
         example.image.setflags(write=False)
-        return self._cache.setdefault(index, example) if index < self._cached_images else example
+        return self._cache.setdefault(index, example) if index < self._room else example
 
     @property
     def _noisy(self) -> bool:

@@ -45,7 +45,7 @@ def test_the_same_examples_and_none_rendered_here(monkeypatch, processes):
     source, alone, here = opened(label_noise=0.2, seed=3), opened(label_noise=0.2, seed=3), []
     monkeypatch.setattr(source, "rendered", here.append)
     with source.ahead():
-        wait_until(lambda: len(source._cache) == 600)
+        wait_until(lambda: source.filled)
         for index in (0, 311, 599):
             assert_same(source[index], alone[index])
             assert not source[index].image.flags.writeable
@@ -57,7 +57,7 @@ def test_what_is_asked_for_in_between_is_there_at_once(processes):
     source, alone = opened(), opened()
     with source.ahead():
         assert_same(source[599], alone[599])
-        wait_until(lambda: len(source._cache) == 600)
+        wait_until(lambda: source.filled)
         assert_same(source[599], alone[599])
 
 
@@ -67,7 +67,7 @@ def test_a_process_that_is_killed_costs_time_alone(processes):
         processes[0].kill()
         processes[0].wait()
         assert_same(source[599], alone[599])
-    assert len(source._cache) < 600
+    assert not source.filled
 
 
 def test_processes_and_threads_end_with_the_context(processes):
@@ -75,7 +75,7 @@ def test_processes_and_threads_end_with_the_context(processes):
     with pytest.raises(KeyError), source.ahead():
         raise KeyError
     assert [process.poll() for process in processes] == [-9]
-    assert len(source._cache) < 600
+    assert not source.filled
     assert not [thread for thread in threading.enumerate() if thread.name == "scenes ahead"]
 
 
