@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from interrupts import HEAR_INTERRUPTS
 
+from input_pipeline.cores import core_shares
 from wsca_jax.sweep.pool import Job, run_all
 from wsca_jax.sweep.progress import SweepProgress
 
@@ -75,7 +76,8 @@ while True:
     if len(present) == at_once:
         break
     time.sleep(0.01)
-open(f"{folder}/met-{name}", "w").close()
+with open(f"{folder}/met-{name}", "w") as file:
+    file.write(",".join(map(str, sorted(os.sched_getaffinity(0)))))
 while at_once == 2 and len([x for x in os.listdir(folder) if x.startswith("met-")]) < 2:
     time.sleep(0.01)
 time.sleep(0.2)
@@ -85,7 +87,10 @@ os.remove(f"{folder}/here-{name}")
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_no_more_processes_than_asked_for_and_no_fewer(tmp_path, at_once):
-    """Each process waits until as many are there as may be, and fails where there are more."""
+    """Each process waits until as many are there as may be, and fails where there are more.
+
+    Two have a share of the cores each, which are all of them together.
+    """
 
     def job(name: str) -> Job:
         command = [sys.executable, "-S", "-c", MEETING, str(tmp_path), name, str(at_once)]
@@ -97,6 +102,20 @@ def test_no_more_processes_than_asked_for_and_no_fewer(tmp_path, at_once):
 
     jobs = [job("a"), job("b")]
     assert run_all(jobs, at_once, SweepProgress(2, stream=Quiet())) == []
+    mine = os.sched_getaffinity(0)
+    shares = [set(map(int, (tmp_path / f"met-{name}").read_text().split(","))) for name in "ab"]
+    if at_once == 1 or len(mine) == 1:
+        assert shares == [mine, mine]
+    else:
+        assert shares[0] | shares[1] == mine
+        assert not shares[0] & shares[1]
+
+
+def test_cores_are_dealt_out_evenly_or_not_at_all(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 4, 5, 6})
+    assert core_shares(2) == [{1, 2}, {4, 5, 6}]
+    assert core_shares(5) == [{1}, {2}, {4}, {5}, {6}]
+    assert core_shares(1) == core_shares(6) == []
 
 
 DRIVER = """

@@ -1,8 +1,13 @@
-"""Processes side by side: each job is a chain of commands, every next one read off the disk."""
+"""Processes side by side: each job is a chain of commands, every next one read off the disk.
+
+Each process has its own share of the cores: processes that all compute with a thread for every core wait for
+each other's threads.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import time
 from collections import deque
@@ -10,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from input_pipeline.cores import core_shares
 from wsca_jax.engine.storage import storage_errors
 from wsca_jax.errors import Preempted
 from wsca_jax.preemption import Preemption
@@ -44,6 +50,7 @@ class _Running(NamedTuple):
     job: Job
     command: list[str]
     process: subprocess.Popen[bytes]
+    share: frozenset[int]
 
 
 def run_all(
@@ -64,13 +71,17 @@ def run_all(
       KeyboardInterrupt, Preempted: Ctrl-C or SIGTERM came. Every process was asked to save, and has ended.
     """
     waiting, running, failures = deque(jobs), list[_Running](), list[Failure]()
+    free = core_shares(at_once) or [frozenset[int]()] * at_once
     with Preemption() as preemption:
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
-                    _begin(waiting.popleft(), running, progress, keep_open)
+                    if begun := _begin(waiting.popleft(), free[-1], progress, keep_open):
+                        running.append(begun)
+                        free.pop()
                 for done in [one for one in running if one.process.poll() is not None]:
                     running.remove(done)
+                    free.append(done.share)
                     _finish(done, waiting, failures, progress)
                 if preemption.requested:
                     raise Preempted("SIGTERM: the runs were saved; the same command goes on from there")
@@ -81,11 +92,14 @@ def run_all(
     return failures
 
 
-def _begin(job: Job, running: list[_Running], progress: SweepProgress, keep_open: Sequence[int]) -> None:
+def _begin(
+    job: Job, share: frozenset[int], progress: SweepProgress, keep_open: Sequence[int]
+) -> _Running | None:
+    """Starts the next command on this share of the cores, any where it is empty; None where none is left."""
     command = job.next_command()
     if command is None:
         progress.finished(job.name)
-        return
+        return None
     progress.began(job.name)
     with storage_errors(job.log.parent):
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +113,10 @@ def _begin(job: Job, running: list[_Running], progress: SweepProgress, keep_open
                 start_new_session=True,
                 pass_fds=tuple(keep_open),
             )
-    running.append(_Running(job, command, process))
+    if share:  # before it has threads, which inherit it
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, share)
+    return _Running(job, command, process, share)
 
 
 def _finish(done: _Running, waiting: deque[Job], failures: list[Failure], progress: SweepProgress) -> None:
