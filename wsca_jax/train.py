@@ -109,7 +109,7 @@ def train(
     check_shared(workdir, hosts.tell("record", lambda: keep_record(run, workdir, accept_changes)))
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir, **assembly.checkpoint_options(config)))
-        if isinstance(sources.train, SourceAhead):
+        if isinstance(sources.train, SourceAhead) and run.schedule.total not in checkpoints.steps():
             stack.enter_context(sources.train.ahead())
         with clock.part("state"):
             state = begin(run, checkpoints)

@@ -61,9 +61,10 @@ def measure(request: Request, rows: Sequence[str], steps: int, rounds: int) -> M
       WscaError: there is no such row, or the configuration cannot be run.
     """
     check(rows)
+    names = list(dict.fromkeys([BASELINE, *(rows or ROWS)]))
     prepared = {}
-    for name in dict.fromkeys([BASELINE, *(rows or ROWS)]):
-        print(f"compiling: {name}", file=sys.stderr, flush=True)
+    for number, name in enumerate(names, 1):
+        print(f"compiling {number} of {len(names)}: {name}", file=sys.stderr, flush=True)
         prepared[name] = prepare(configure(request, ROWS[name]))
     seconds = take_turns({name: row.taking(steps) for name, row in prepared.items()}, rounds)
     return Modules(prepared, seconds, steps)

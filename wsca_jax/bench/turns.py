@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from tqdm import tqdm
+
 Clock = Literal["wall", "cpu"]
 CLOCKS: Mapping[Clock, Callable[[], float]] = {
     "wall": time.perf_counter,
@@ -27,7 +29,7 @@ def take_turns(
     warm_up: int = 2,
     around: Around | None = None,
 ) -> Seconds:
-    """{name: {clock: seconds of each round}}. In every round each runs once.
+    """{name: {clock: seconds of each round}}. In every round each runs once. On a terminal a bar counts turns.
 
     Args:
       contenders: by name.
@@ -36,19 +38,25 @@ def take_turns(
       around: what some contenders need ready before each turn and put away after it, unmeasured.
     """
     ready = around or {}
-    for name, work in contenders.items():
-        for _ in range(warm_up):
-            with ready.get(name, contextlib.nullcontext)():
-                work()
     seconds: Seconds = {name: {clock: [] for clock in CLOCKS} for name in contenders}
-    for _ in range(rounds):
-        for name, work in contenders.items():
+    unmeasured = [name for name in contenders for _ in range(warm_up)]
+    measured = [name for _ in range(rounds) for name in contenders]
+    with tqdm(desc="Taking turns", total=len(unmeasured) + len(measured), unit="turn", disable=None) as bar:
+        for number, name in enumerate([*unmeasured, *measured]):
+            bar.set_postfix_str(name)
             with ready.get(name, contextlib.nullcontext)():
-                start = {clock: now() for clock, now in CLOCKS.items()}
-                work()
-                for clock, now in CLOCKS.items():
-                    seconds[name][clock].append(now() - start[clock])
+                took = _timed(contenders[name])
+            bar.update()
+            if number >= len(unmeasured):
+                for clock in CLOCKS:
+                    seconds[name][clock].append(took[clock])
     return seconds
+
+
+def _timed(work: Callable[[], object]) -> dict[Clock, float]:
+    start = {clock: now() for clock, now in CLOCKS.items()}
+    work()
+    return {clock: now() - start[clock] for clock, now in CLOCKS.items()}
 
 
 def median(seconds: Seconds, name: str, clock: Clock) -> float:
