@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A module may import from its own floor (but see APART) and from those beneath it.
 FLOORS = (
     ("input_pipeline", "wsca_jax.errors"),
-    ("wsca_jax.models", "wsca_jax.losses", "wsca_jax.augment", "wsca_jax.metrics"),
+    ("wsca_jax.models", "wsca_jax.losses", "wsca_jax.augment", "wsca_jax.distortion", "wsca_jax.metrics"),
     ("wsca_jax.methods",),
     ("wsca_jax.engine",),
 )

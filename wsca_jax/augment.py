@@ -134,6 +134,12 @@ def normalise(batch: AttributeBatch, options: Options) -> AttributeBatch:
     return _with_image(batch, _standardise(_to_unit(_uint8(batch)), options))
 
 
+def recolour(image: Float[Array, "B H W 3"], rng: jax.Array, options: Options) -> Float[Array, "B H W 3"]:
+    """The colour steps alone, on images that are normalised already; shape and dtype stay."""
+    pixels = image.astype(jnp.float32) * jnp.array(options.std) + jnp.array(options.mean)
+    return _standardise(_jitter(pixels, jax.random.split(rng, 4), options), options).astype(image.dtype)
+
+
 def adjust_brightness(image: Images, factor: PerExample) -> Images:
     """Scales images [B, H, W, 3] in [0, 1] by a factor per example [B, 1, 1, 1], clipped to [0, 1]."""
     return jnp.clip(image * factor, 0.0, 1.0)

@@ -171,7 +171,8 @@ def _apply_sections(config: ConfigDict, overrides: Sequence[str]) -> list[str]:
             raise ConfigError(f"{key} is a section; expected --config.{key}=None or default, found {value!r}")
         section, _, name = key.rpartition(".")
         with config.unlocked():
-            config[section][name] = None if value == "None" else ConfigDict(optional[key])
+            holder = config[section] if section else config
+            holder[name] = None if value == "None" else ConfigDict(optional[key])
     return rest
 
 

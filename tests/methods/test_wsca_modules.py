@@ -252,6 +252,28 @@ def test_the_whole_teacher_looks_at_the_images_itself():
     np.testing.assert_allclose(pseudo(other).quality, jax.nn.sigmoid(expected.quality), atol=1e-5)
 
 
+def test_the_model_in_training_sees_distorted_images_and_its_teacher_does_not():
+    plain = build("--config.loss.whole_teacher=True")
+    method = build("--config.loss.whole_teacher=True", "--config.distortion=default")
+    batch = make_batch(method)
+    state, _, _ = make_state(method, batch)
+    keys = {name: jax.random.key(1) for name in method.rng_names}
+
+    def outputs(method, train):
+        prepared = method.augment(batch, None)
+        step = jnp.int32(0)
+        return jax.jit(
+            lambda: method.forward(
+                method.model, state.variables, state.variables, prepared, step, train, keys if train else {}
+            )[0]
+        )()
+
+    seen, undistorted = outputs(method, True), outputs(plain, True)
+    np.testing.assert_allclose(seen.pseudo.probability, undistorted.pseudo.probability, atol=1e-5)
+    assert float(jnp.abs(seen.stages.c2 - undistorted.stages.c2).mean()) > 0.01
+    np.testing.assert_allclose(outputs(method, False).logits, outputs(plain, False).logits, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_phrases_make_the_prototypes():
     method = build("--config.model.phrase_prototypes=True", captions="phrases")

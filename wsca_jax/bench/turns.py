@@ -29,7 +29,7 @@ def take_turns(
     warm_up: int = 2,
     around: Around | None = None,
 ) -> Seconds:
-    """{name: {clock: seconds of each round}}. In every round each runs once. On a terminal a bar counts turns.
+    """{name: {clock: seconds of each round}}. In every round each runs once; a bar counts the turns.
 
     Args:
       contenders: by name.

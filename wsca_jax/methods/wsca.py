@@ -17,6 +17,7 @@ from input_pipeline import SOURCES, text
 from input_pipeline.batch import AttributeBatch
 from input_pipeline.schema import AttributeSchema
 from wsca_jax import augment
+from wsca_jax.distortion import Distortion, distort
 from wsca_jax.losses import composite, pseudo_labels
 from wsca_jax.losses.balancing import Balancing, balanced
 from wsca_jax.losses.composite import Term
@@ -26,9 +27,14 @@ from wsca_jax.methods.wsca_teacher import Teacher
 from wsca_jax.models.pretrained import load_resnet
 from wsca_jax.models.wsca import Outputs
 
+Distorted = Callable[[Array, Array], Array]
+
 # Sections of the configuration that may be None, and their settings where they are not. None leaves the
 # module out, with the loss terms that read it.
-OPTIONAL = {f"model.{name}": section for name, section in wsca_model.optional_sections().items()}
+OPTIONAL = {
+    **{f"model.{name}": section for name, section in wsca_model.optional_sections().items()},
+    "distortion": dataclasses.asdict(Distortion()),
+}
 
 
 def default_config() -> ConfigDict:
@@ -37,6 +43,7 @@ def default_config() -> ConfigDict:
         {
             "model": wsca_model.default_config(),
             "loss": wsca_terms.default_config(),
+            "distortion": None,  # of what the model in training sees, beyond `augment`
             "frozen": (),  # regular expressions over parameter paths, such as ("trunk/.*",)
         }
     )
@@ -68,10 +75,12 @@ def build(config: ConfigDict, schema: AttributeSchema, total_steps: int = 0, dev
         name="wsca",
         schema=schema,
         model=model,
-        forward=functools.partial(forward, teach=build_teacher(config, start)),
+        forward=functools.partial(
+            forward, teach=build_teacher(config, start), distorted=build_distortion(config, schema)
+        ),
         augment=build_augment(config, schema),
         terms=terms,
-        rng_names=("dropout",) if model.router is None else ("dropout", "router"),
+        rng_names=_random_streams(config),
         frozen=tuple(config.frozen),
         pretrained=functools.partial(load_trunk, config.model.pretrained)
         if config.model.pretrained
@@ -113,12 +122,29 @@ def load_trunk(path: str, variables: Variables) -> Variables:
     return {collection: {**variables[collection], "trunk": loaded[collection]} for collection in variables}
 
 
+def _random_streams(config: ConfigDict) -> tuple[str, ...]:
+    optional = {"router": config.model.router, "distortion": config.distortion}
+    return ("dropout", *(name for name, section in optional.items() if section is not None))
+
+
+def _augment_options(config: ConfigDict, schema: AttributeSchema) -> augment.Options:
+    options = augment.Options(**config.augment, dtype=jnp.dtype(config.model.dtype))
+    return augment.for_schema(options, schema)
+
+
+def build_distortion(config: ConfigDict, schema: AttributeSchema) -> Distorted | None:
+    """(normalised images, key) -> what the model in training sees of them; None where that is the same."""
+    if config.distortion is None:
+        return None
+    return functools.partial(
+        distort, distortion=Distortion(**config.distortion), options=_augment_options(config, schema)
+    )
+
+
 def build_augment(
     config: ConfigDict, schema: AttributeSchema
 ) -> Callable[[AttributeBatch, jax.Array | None], AttributeBatch]:
-    options = augment.for_schema(
-        augment.Options(**config.augment, dtype=jnp.dtype(config.model.dtype)), schema
-    )
+    options = _augment_options(config, schema)
 
     def apply(batch: AttributeBatch, key: jax.Array | None) -> AttributeBatch:
         return augment.normalise(batch, options) if key is None else augment.augment(batch, key, options)
@@ -136,18 +162,23 @@ def forward(
     rngs: Mapping[str, jax.Array],
     *,
     teach: Teacher,
+    distorted: Distorted | None = None,
 ) -> tuple[Outputs, Any]:
-    """One pass through the model; see `wsca_jax.methods.base.Forward`."""
+    """One pass through the model; see `wsca_jax.methods.base.Forward`.
+
+    In training the model sees `distorted` images, and a teacher that looks at images sees the batch's own.
+    """
     if not train:
         outputs: Any = model.apply(variables, batch.image, batch.tokens, train=False)
         return outputs, variables["batch_stats"]
+    image = jnp.asarray(batch.image)
     outputs, updated = model.apply(
         variables,
-        batch.image,
+        image if distorted is None else distorted(image, rngs["distortion"]),
         batch.tokens,
         weight=batch.weight,
         train=True,
-        rngs=dict(rngs),
+        rngs={name: rngs[name] for name in rngs if name != "distortion"},
         mutable=["batch_stats"],
     )
     if teacher is not None and outputs.routing is not None:
