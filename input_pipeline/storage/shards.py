@@ -96,10 +96,12 @@ def write_shards(
         work = [pool.submit(_write, folder, shard, make, bar, stop) for shard in rest]
         try:
             for finished in concurrent.futures.as_completed(work):
+                if isinstance(finished.exception(), _Stopped):
+                    continue  # because of another's failure, which is raised here when its turn comes
                 shard = finished.result()
                 done[shard.file] = shard
         except BaseException:
-            stop.set()  # the others end at their next image
+            stop.set()  # Ctrl-C: nobody failed; they end at their next image
             pool.shutdown(cancel_futures=True)
             raise
     return done
@@ -112,11 +114,16 @@ class _Stopped(Exception):
 def _write(
     folder: Path, planned: PlannedShard, make: Callable[[int], Record], bar: tqdm, stop: threading.Event
 ) -> Shard:
+    """Writes a shard; where that fails, the others end at their next image."""
     unfinished = folder / f"{planned.file}.tmp"
-    _write_records(unfinished, _records(planned.rows, make, bar, stop))
-    os.replace(unfinished, folder / planned.file)
-    shard = measure(folder / planned.file, len(planned.rows))
-    _note(folder, planned.file).write_text(json.dumps(dataclasses.asdict(shard)), "utf-8")
+    try:
+        _write_records(unfinished, _records(planned.rows, make, bar, stop))
+        os.replace(unfinished, folder / planned.file)
+        shard = measure(folder / planned.file, len(planned.rows))
+        _note(folder, planned.file).write_text(json.dumps(dataclasses.asdict(shard)), "utf-8")
+    except BaseException:
+        stop.set()
+        raise
     return shard
 
 

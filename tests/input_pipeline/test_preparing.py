@@ -1,5 +1,6 @@
 """Preparing official files: all of it or nothing, gone on with after a kill, refused without room."""
 
+import concurrent.futures
 import errno
 import os
 import signal
@@ -91,6 +92,10 @@ def test_a_killed_preparation_goes_on_with_the_shards_it_lacks(
 def test_a_disk_that_fails_on_the_way_costs_the_unfinished_shards_alone(
     official, tmp_path, many_shards, monkeypatch, images, done
 ):
+    """Nor are other shards written until somebody looks whether one failed, however late that is."""
+    monkeypatch.setattr(
+        concurrent.futures, "as_completed", lambda work: list(concurrent.futures.wait(work).done)
+    )
     folder, output = official.write(), tmp_path / "prepared"
     make, read = preparing._make_record, []
     monkeypatch.setattr(preparing, "_check_room", lambda *_: None)

@@ -253,8 +253,9 @@ def test_the_whole_teacher_looks_at_the_images_itself():
 
 
 def test_the_model_in_training_sees_distorted_images_and_its_teacher_does_not():
-    plain = build("--config.loss.whole_teacher=True")
-    method = build("--config.loss.whole_teacher=True", "--config.distortion=default")
+    router = {"without": ("frequency", "encoder", "text", "decomposer", "alignment")}
+    plain = build("--config.loss.whole_teacher=True", **router)
+    method = build("--config.loss.whole_teacher=True", "--config.distortion=default", **router)
     batch = make_batch(method)
     state, _, _ = make_state(method, batch)
     keys = {name: jax.random.key(1) for name in method.rng_names}
