@@ -111,6 +111,15 @@ def test_no_more_processes_than_asked_for_and_no_fewer(tmp_path, at_once):
         assert not shares[0] & shares[1]
 
 
+def test_a_single_job_has_all_cores_however_many_may_run(tmp_path):
+    write = "import os, sys; open(sys.argv[1], 'w').write(str(sorted(os.sched_getaffinity(0))))"
+    told = tmp_path / "cores"
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(0.2); " + write, str(told)]
+    job = Job("a", tmp_path / "log", lambda: None if told.exists() else command)
+    assert run_all([job], 2, SweepProgress(1, stream=Quiet())) == []
+    assert told.read_text() == str(sorted(os.sched_getaffinity(0)))
+
+
 def test_cores_are_dealt_out_evenly_or_not_at_all(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 4, 5, 6})
     assert core_shares(2) == [{1, 2}, {4, 5, 6}]

@@ -1,8 +1,8 @@
 """Distortion on the device: what the model in training has to make sense of, and its teacher does not see.
 
-The teacher of pseudo labels looks at an image as `augment` leaves it, the model in training at the same image
-distorted: other light and colours, moved, a square painted over. What the teacher says of the one is the
-target for the other, which teaches even where both agree on undistorted images. (Tarvainen and Valpola, Mean
+A teacher of pseudo labels that looks at images (`loss.whole_teacher`; vote heads read the model's features)
+sees one as `augment` leaves it, the model in training the same image distorted: other light and colours,
+moved, a square painted over. What the teacher says of the one is the target for the other, which teaches even where both agree on undistorted images. (Tarvainen and Valpola, Mean
 Teachers, 2017, https://arxiv.org/abs/1703.01780; Sohn et al., FixMatch, 2020,
 https://arxiv.org/abs/2001.07685; the square: DeVries and Taylor, Cutout, 2017,
 https://arxiv.org/abs/1708.04552.)

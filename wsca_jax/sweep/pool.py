@@ -71,7 +71,7 @@ def run_all(
       KeyboardInterrupt, Preempted: Ctrl-C or SIGTERM came. Every process was asked to save, and has ended.
     """
     waiting, running, failures = deque(jobs), list[_Running](), list[Failure]()
-    free = core_shares(at_once) or [frozenset[int]()] * at_once
+    free = core_shares(min(at_once, len(waiting))) or [frozenset[int]()] * at_once
     with Preemption() as preemption:
         try:
             while waiting or running:
