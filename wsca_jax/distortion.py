@@ -2,10 +2,10 @@
 
 A teacher of pseudo labels that looks at images (`loss.whole_teacher`; vote heads read the model's features)
 sees one as `augment` leaves it, the model in training the same image distorted: other light and colours,
-moved, a square painted over. What the teacher says of the one is the target for the other, which teaches even where both agree on undistorted images. (Tarvainen and Valpola, Mean
-Teachers, 2017, https://arxiv.org/abs/1703.01780; Sohn et al., FixMatch, 2020,
-https://arxiv.org/abs/2001.07685; the square: DeVries and Taylor, Cutout, 2017,
-https://arxiv.org/abs/1708.04552.)
+moved, a square painted over. What the teacher says of the one is the target for the other, which teaches even
+where both agree on undistorted images. (Tarvainen and Valpola, Mean Teachers, 2017,
+https://arxiv.org/abs/1703.01780; Sohn et al., FixMatch, 2020, https://arxiv.org/abs/2001.07685; the square:
+DeVries and Taylor, Cutout, 2017, https://arxiv.org/abs/1708.04552.)
 """
 
 from __future__ import annotations
