@@ -80,8 +80,10 @@ def test_each_product_form_equals_native(kernel, stride, padding, rows):
             forms.patches_times_matrix(x, weights, geometry),
             forms.input_gradient_by_phases(dy, weights, forms.sides(x), geometry),
             forms.kernel_gradient_by_patches(x, dy, (kernel, kernel), geometry),
+            forms.kernel_gradient_in_turns(x, dy, (kernel, kernel), geometry, images=1),
         )
-        return found, (y, *vjp(dy))
+        dx, dkernel = vjp(dy)
+        return found, (y, dx, dkernel, dkernel)
 
     assert_close(*both(x, weights))
 
@@ -98,6 +100,26 @@ def test_wide_kernels_take_either_order_of_the_gradient_product(inputs, features
     x, weights = operands(3, 10, inputs, features)
     arguments = (x, weights, (1, 1), (1, 1))
     assert_close(value_and_gradients(*arguments, "cpu"), value_and_gradients(*arguments, "native"))
+
+
+@pytest.mark.parametrize(("stride", "rows"), [(1, 20), (2, 40)])
+def test_a_batch_whose_patches_are_many_takes_turns(stride, rows):
+    """24 images in turns of 8, one from each device: the patches of all would fill 5.5 MB."""
+    x, weights = (
+        jnp.tile(a, r) for a, r in zip(operands(3, rows), ((12, 1, 1, 4), (1, 1, 4, 1)), strict=True)
+    )
+    x = x * jnp.linspace(0.5, 1.5, len(x))[:, None, None, None]
+    arguments = (x, weights, (stride, stride), (1, 1))
+    assert_close(value_and_gradients(*arguments, "cpu"), value_and_gradients(*arguments, "native"))
+    gradient = jax.grad(lambda k: jnp.sum(convolve(x, k, (stride, stride), (1, 1), "cpu") ** 2))
+    program = jax.jit(gradient).trace(weights)
+    assert "scan[" in str(program.jaxpr)
+    split = jax.device_put(x, NamedSharding(data_mesh(), PartitionSpec("data")))
+    spread = jax.jit(lambda x, k: jax.grad(lambda k: convolve(x, k, (stride, stride), (1, 1)).sum())(k))
+    text = spread.lower(split, weights).compile().as_text()
+    assert "while" in text
+    assert "all-gather" not in text
+    assert "collective-permute" not in text
 
 
 def test_bfloat16_stays_bfloat16():
@@ -126,10 +148,13 @@ def test_a_program_for_another_platform_gets_the_native_form():
     assert "stablehlo.convolution" not in here
 
 
+def data_mesh():
+    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
 def test_batch_sharded_over_devices_needs_no_gathered_image():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x, weights = jnp.tile(operands(3, 4)[0], (4, 1, 1, 1)), operands(3, 4)[1]
-    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    split = jax.device_put(x, NamedSharding(data_mesh(), PartitionSpec("data")))
     arguments = (weights, (1, 1), (1, 1))
     assert_close(value_and_gradients(split, *arguments, None), value_and_gradients(x, *arguments, "native"))
     gradient = jax.jit(jax.grad(lambda x, k: jnp.sum(convolve(x, k, (1, 1), (1, 1)) ** 2), (0, 1)))

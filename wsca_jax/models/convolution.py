@@ -1,14 +1,16 @@
 """Two-dimensional convolution, NHWC, in the form each platform runs fastest.
 
 GPU and TPU compilers have excellent convolutions. XLA's CPU compiler has a good forward convolution for large
-feature maps, scalar loops where the map is smaller than the kernel, and slow gradients; there this module
-picks, by shape, between the native form and matrix products. The choice between platforms is made where the
-program is compiled, not where it is traced: a TPU program compiled on a CPU machine gets the native one.
+feature maps, scalar loops where the map is smaller than the kernel, and slow gradients of the kernel; there
+this module picks, by shape, between the native form and matrix products. The choice between platforms is made
+where the program is compiled, not where it is traced: a TPU program compiled on a CPU machine gets the native
+one.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -20,6 +22,7 @@ from wsca_jax.models.convolution_forms import (
     Pair,
     input_gradient_by_phases,
     kernel_gradient_by_patches,
+    kernel_gradient_in_turns,
     kernel_size,
     native,
     output_size,
@@ -29,10 +32,13 @@ from wsca_jax.models.convolution_forms import (
 
 Lowering = Literal["native", "cpu"]
 
-# Below these the CPU's native convolution loses to matrix products: positions in the (smaller) map of an
-# image, and, for the kernel's gradient, input channels.
+# Below this the CPU's native convolution loses to matrix products: positions in an image's (smaller) map.
 NATIVE_POSITIONS = 64
-PATCH_CHANNELS = 16
+
+# Of patches that the kernel's gradient multiplies at a time. More fall out of a CPU core's caches; with less
+# than a few kernels' worth the time goes into adding up.
+PATCH_BYTES = 3 << 19
+PATCH_KERNELS = 4
 
 
 def convolve(
@@ -118,9 +124,23 @@ def cpu_input_gradient(x: Array, kernel: Array, dy: Array, geometry: Geometry) -
 
 
 def cpu_kernel_gradient(x: Array, kernel: Array, dy: Array, geometry: Geometry) -> Array:
-    if x.shape[-1] < PATCH_CHANNELS and not _pointwise(kernel, geometry):
-        return native_gradients(x, kernel, dy, geometry)[1]
-    return kernel_gradient_by_patches(x, dy, kernel_size(kernel), geometry)
+    size = kernel_size(kernel)
+    images = _images_at_a_time(x, kernel, dy)
+    if images == x.shape[0] or _pointwise(kernel, geometry):
+        return kernel_gradient_by_patches(x, dy, size, geometry)
+    return kernel_gradient_in_turns(x, dy, size, geometry, images)
+
+
+def _images_at_a_time(x: Array, kernel: Array, dy: Array) -> int:
+    """The most images whose patches are no more than they should be, or the fewest that can be.
+
+    They divide the batch, and devices divide them, so that no image has to leave its device.
+    """
+    each = math.prod(sides(dy)) * math.prod(kernel.shape[:3]) * kernel.itemsize
+    most = max(PATCH_BYTES, PATCH_KERNELS * kernel.nbytes)
+    batch, devices = x.shape[0], jax.device_count()
+    possible = [n for n in range(devices, batch + 1, devices) if batch % n == 0] or [batch]
+    return max((n for n in possible if n * each <= most), default=possible[0])
 
 
 def _pointwise(kernel: Array, geometry: Geometry) -> bool:

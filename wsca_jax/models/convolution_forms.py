@@ -83,6 +83,22 @@ def kernel_gradient_by_patches(x: Array, dy: Array, size: Pair, geometry: Geomet
     return _contract_rows(columns, dy.reshape(-1, features)).reshape(*size, inputs, features)
 
 
+def kernel_gradient_in_turns(x: Array, dy: Array, size: Pair, geometry: Geometry, images: int) -> Array:
+    """`kernel_gradient_by_patches` of so many images at a time, a divisor of B, summed.
+
+    The patches of a few images stay in the processor's cache, those of a batch do not. Each turn takes images
+    that lie B / `images` apart: a batch that is spread over devices then has some on every one.
+    """
+    turns = x.shape[0] // images
+    x, dy = (a.reshape(images, turns, *a.shape[1:]) for a in (x, dy))
+
+    def add(turn: Array, total: Array) -> Array:
+        few, dfew = (lax.dynamic_index_in_dim(a, turn, axis=1, keepdims=False) for a in (x, dy))
+        return total + kernel_gradient_by_patches(few, dfew, size, geometry)
+
+    return lax.fori_loop(0, turns, add, jnp.zeros((*size, x.shape[-1], dy.shape[-1]), dy.dtype))
+
+
 def _contract_rows(a: Float[Array, "n k"], b: Float[Array, "n f"]) -> Float[Array, "k f"]:
     """a.T @ b, with the narrower factor on the left: the product transposes its left factor as it reads it.
 
