@@ -213,6 +213,14 @@ def test_the_disk_says_what_is_left_to_do(planned):
     assert run.next_command() == run.train_command()
 
 
+def test_every_row_is_run_with_the_first_seed_before_any_with_the_next(planned):
+    spec, planned_runs = planned
+    sweep = definition.load(spec)
+    names = [run.name for run in runs.chosen(planned_runs, sweep, ["wide-tenth", "plain"])]
+    assert names == ["plain/seed_0", "wide-tenth/seed_0", "plain/seed_1", "wide-tenth/seed_1"]
+    assert len(runs.chosen(planned_runs, sweep, [])) == len(planned_runs)
+
+
 def test_the_command_of_a_run_gives_its_configuration(planned):
     run = planned[1][5]
     options, rest = cli.build_parser().parse_known_args(run.train_command()[3:])

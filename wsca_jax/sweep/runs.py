@@ -156,8 +156,12 @@ def _training_examples(config: ConfigDict, lengths: dict[str, int]) -> int:
 def chosen(runs: Iterable[SweepRun], sweep: Sweep, only: Sequence[str]) -> list[SweepRun]:
     """The runs of these rows; of all rows where none is named.
 
+    In the order to make them: each row with the first seed, then with the next, so that rows can be compared
+    long before a sweep is through.
+
     Raises:
       ConfigError: a name is no row's.
     """
     names = [sweep.row(name).name for name in only]
-    return [run for run in runs if not names or run.row.name in names]
+    found = [run for run in runs if not names or run.row.name in names]
+    return sorted(found, key=lambda run: sweep.seeds.index(run.seed))
