@@ -33,6 +33,7 @@ def test_maps_are_rows_of_the_source_and_sum_to_one(maps):
     np.testing.assert_allclose(maps.attributes, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_how_they_fall_into_batches(trained):
     """11 rows are two batches of 8; 3 rows are one of 3."""
     many = inside.extract_features(trained, "branches", examples=EXAMPLES)
@@ -71,6 +72,7 @@ def test_a_wrong_layer_is_an_error_that_lists_the_right_ones(trained):
         inside.extract_features(trained, "branchs")
 
 
+@pytest.mark.slow
 def test_routing_statistics_are_means_over_examples(trained):
     found = inside.routing_statistics(trained, examples=EXAMPLES)
     probabilities = inside.extract_features(trained, "experts", examples=EXAMPLES).astype(np.float64)
@@ -86,6 +88,7 @@ def test_routing_statistics_are_means_over_examples(trained):
     assert np.isfinite(found.by_attribute[~absent]).all()
 
 
+@pytest.mark.slow
 def test_graph_statistics_are_means_over_examples(trained):
     found = inside.graph_statistics(trained, examples=EXAMPLES)
     edges = inside.extract_features(trained, "edges", examples=EXAMPLES)

@@ -139,6 +139,7 @@ def test_a_share_that_leaves_nothing_is_refused(wrong):
         assembly.build(settings, assembly.data_schema(settings), 160)
 
 
+@pytest.mark.slow
 def test_pseudo_labels_warm_up_from_the_start_of_their_term():
     """Gauges count as the terms do: the first pseudo labels come two steps after a start at step 6."""
     overrides = ["--config.model.router=default", "--config.optimizer.ema_decay=0.9"]

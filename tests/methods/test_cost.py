@@ -33,6 +33,7 @@ def trunk():
     return multiply_adds()["trunk"]
 
 
+@pytest.mark.slow
 def test_the_whole_model_costs_at_most_three_fifths_more_than_its_trunk(trunk):
     assert sum(multiply_adds(*MODULES).values()) <= 1.6 * trunk
 
@@ -44,6 +45,7 @@ def test_with_thirty_two_text_tokens_it_stays_near_twice(trunk):
     assert with_text["encoder"] > multiply_adds(*MODULES)["encoder"]
 
 
+@pytest.mark.slow
 def test_the_frequency_branch_costs_a_twentieth(trunk):
     found = multiply_adds("frequency")
     assert 0 < found["frequency"] + found["fusion"] <= 0.05 * trunk

@@ -233,6 +233,7 @@ def test_captions_teach_the_images_that_have_not_read_them(dropped):
     assert evaluate(method, state.variables, batch._replace(tokens=None)).captions is None
 
 
+@pytest.mark.slow
 def test_the_whole_teacher_looks_at_the_images_as_they_are_and_the_model_at_distorted_ones():
     others = ("frequency", "encoder", "text", "decomposer", "alignment")
     method = build("--config.loss.whole_teacher=True", "--config.distortion=default", without=others)
