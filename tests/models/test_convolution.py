@@ -132,6 +132,14 @@ def test_bfloat16_stays_bfloat16():
     assert_close([a.astype(jnp.float32) for a in found], expected, tolerance=3e-2)
 
 
+def test_turns_in_bfloat16_add_up_in_float32():
+    """512 turns of all ones: a sum in bfloat16 stops at 256, where 1 is half of its last digit."""
+    x, dy = (jnp.ones((512, 1, 1, 1), jnp.bfloat16) for _ in range(2))
+    found = forms.kernel_gradient_in_turns(x, dy, (1, 1), Geometry((1, 1), (0, 0)), images=1)
+    assert found.dtype == jnp.bfloat16
+    assert float(found.squeeze()) == 512
+
+
 def test_a_program_for_another_platform_gets_the_native_form():
     """Lowered on this machine for a TPU or GPU: the convolution and its gradients, and no matrix product."""
     x, weights = operands(3, 2, inputs=16)

@@ -84,7 +84,7 @@ def kernel_gradient_by_patches(x: Array, dy: Array, size: Pair, geometry: Geomet
 
 
 def kernel_gradient_in_turns(x: Array, dy: Array, size: Pair, geometry: Geometry, images: int) -> Array:
-    """`kernel_gradient_by_patches` of so many images at a time, a divisor of B, summed.
+    """`kernel_gradient_by_patches` of so many images at a time, a divisor of B, summed in float32.
 
     The patches of a few images stay in the processor's cache, those of a batch do not. Each turn takes images
     that lie B / `images` apart: a batch that is spread over devices then has some on every one.
@@ -96,7 +96,8 @@ def kernel_gradient_in_turns(x: Array, dy: Array, size: Pair, geometry: Geometry
         few, dfew = (lax.dynamic_index_in_dim(a, turn, axis=1, keepdims=False) for a in (x, dy))
         return total + kernel_gradient_by_patches(few, dfew, size, geometry)
 
-    return lax.fori_loop(0, turns, add, jnp.zeros((*size, x.shape[-1], dy.shape[-1]), dy.dtype))
+    nothing = jnp.zeros((*size, x.shape[-1], dy.shape[-1]), jnp.float32)
+    return lax.fori_loop(0, turns, add, nothing).astype(dy.dtype)
 
 
 def _contract_rows(a: Float[Array, "n k"], b: Float[Array, "n f"]) -> Float[Array, "k f"]:
