@@ -315,7 +315,7 @@ def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
     from wsca_jax.bench import torch_baseline
 
     groups = (0, 1, 1, 0, 2)
-    shape = torch_step.Shape({}, groups, 8, 6, "c4", True, True, 3, 0.0, 0.0)
+    shape = torch_step.Shape({}, groups, 8, 6, "c4", True, 0.0, True, 3, 0.0, 0.0)
     rng = np.random.default_rng(0)
     stages = [rng.normal(size=(2, n, n, c)).astype(np.float32) for n, c in ((7, 5), (4, 9))]
     ours = {
@@ -337,7 +337,7 @@ def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
             if not isinstance(value, dict):
                 state[name] = torch.tensor(np.asarray(value))
                 continue
-            for key, array in value.items():
+            for key, array in value.get("norm", value).items():
                 array = torch.tensor(np.asarray(array))
                 array = array.T if key == "kernel" else array
                 module_name = name.replace("above_", "above.")
@@ -347,13 +347,14 @@ def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
 
     params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), tokens["params"])
     give(theirs["tokens"], params)
-    expected = ours["tokens"].apply({"params": params}, *stages, train=False)
+    tokens = {**tokens, "params": params}
+    expected = ours["tokens"].apply(tokens, *stages, train=False)
     images = [None, None, *(torch.tensor(x).permute(0, 3, 1, 2) for x in stages)]
     found = theirs["tokens"](images).permute(0, 2, 3, 1)
     np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-5)
     params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), heads["params"])
     give(theirs["heads"], params)
-    expected = ours["heads"].apply({"params": params}, pooled, train=False)
+    expected = ours["heads"].apply({**heads, "params": params}, pooled, train=False)["groups"]
     np.testing.assert_allclose(theirs["heads"](torch.tensor(pooled)).detach().numpy(), expected, atol=1e-5)
 
 

@@ -13,7 +13,8 @@ from wsca_jax.methods.wsca_gauges import summarise
 def outputs_of(votes, quality, probabilities, pseudo=None, edges=None):
     routing = types.SimpleNamespace(votes=votes, quality=quality, probabilities=probabilities)
     decomposition = types.SimpleNamespace(edges=edges)
-    return types.SimpleNamespace(routing=routing, decomposition=decomposition, pseudo=pseudo)
+    parts = {"groups": votes, "trunk": 2 * votes}
+    return types.SimpleNamespace(routing=routing, decomposition=decomposition, pseudo=pseudo, parts=parts)
 
 
 def test_votes_routing_and_graph_by_hand():
@@ -36,6 +37,9 @@ def test_votes_routing_and_graph_by_hand():
     assert figures["routing_largest_load"] == pytest.approx(2 / 3)
     assert figures["routing_entropy"] == pytest.approx(0, abs=1e-6)
     assert figures["graph_edge"] == pytest.approx(0.25)
+    spread = np.sqrt(votes[:3].var(0).mean())
+    assert figures["spread_groups"] == pytest.approx(spread, rel=1e-5)
+    assert figures["spread_trunk"] == pytest.approx(2 * spread, rel=1e-5)
 
 
 def test_sums_of_two_batches_give_the_figures_of_both():
@@ -63,4 +67,4 @@ def test_sums_of_two_batches_give_the_figures_of_both():
     first, second = (method.gauges.measure(*pair, jnp.int32(0)) for pair in ((a, batch_a), (b, batch_b)))
     assert whole.keys() == first.keys()
     for name, value in whole.items():
-        np.testing.assert_allclose(value, first[name] + second[name], rtol=1e-5)
+        np.testing.assert_allclose(value, first[name] + second[name], rtol=1e-5, atol=1e-5)

@@ -42,9 +42,12 @@ def test_the_loss_is_masked_binary_cross_entropy(method, variables, batch):
     prepared = method.augment(batch, None)
     outputs, _ = method.forward(method.model, variables, None, prepared, jnp.int32(0), False, {})
     (term,) = method.terms
-    logits, mask = np.asarray(outputs.logits, np.float64), batch.known & (batch.weight > 0)[:, None]
-    expected = np.logaddexp(0, logits) - batch.labels * logits
-    np.testing.assert_allclose(term.fn(outputs, prepared, 0), expected[mask].mean(), rtol=1e-5)
+    mask = batch.known & (batch.weight > 0)[:, None]
+    logits = {name: np.asarray(x, np.float64) for name, x in outputs.parts.items()}
+    expected = {name: (np.logaddexp(0, x) - batch.labels * x)[mask].mean() for name, x in logits.items()}
+    found = term.fn(outputs, prepared, 0)
+    np.testing.assert_allclose(found, (expected["trunk"] + expected["groups"]) / 2, rtol=1e-5)
+    np.testing.assert_allclose(outputs.logits, (logits["trunk"] + logits["groups"]) / 2, atol=1e-5)
     assert term.count(prepared) == mask.sum()
 
 
@@ -80,7 +83,7 @@ def test_gradients_do_not_change_with_hidden_labels(method, variables, batch):
 def test_focal_and_asymmetric_losses_are_a_setting_away(batch):
     for name in ("focal", "asymmetric"):
         (term,) = build(f"--config.loss.classification={name}")[0].terms
-        outputs = type("Outputs", (), {"logits": jnp.zeros(batch.labels.shape)})
+        outputs = type("Outputs", (), {"parts": {"groups": jnp.zeros(batch.labels.shape)}})
         assert 0 < term.fn(outputs, batch, 0) < np.log(2)
 
 

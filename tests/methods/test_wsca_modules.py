@@ -60,7 +60,7 @@ def test_every_setting_has_its_outputs_and_its_terms(bits):
         prepared = method.augment(batch, None)
         rngs = {name: jax.random.key(0) for name in method.rng_names}
         outputs, _ = method.forward(
-            method.model, {**variables, "batch_stats": {}}, variables, prepared, jnp.int32(5), True, rngs
+            method.model, variables, variables, prepared, jnp.int32(5), True, rngs
         )
         return composite.combine(method.terms, {}, outputs, prepared, jnp.int32(5)), outputs
 
@@ -133,7 +133,7 @@ def test_branches_are_the_schema_s_groups():
     method = build()
     batch = make_batch(method)
     variables = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
-    outputs = jax.eval_shape(lambda v: evaluate(method, {**v, "batch_stats": {}}, batch), dict(variables))
+    outputs = jax.eval_shape(lambda v: evaluate(method, v, batch), dict(variables))
     assert outputs.groups.shape[1] == outputs.encoding.attention.shape[1] == SCENES.num_groups
     assert outputs.decomposition.edges.shape[1:] == (SCENES.num_groups,) * 2
 

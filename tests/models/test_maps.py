@@ -12,6 +12,7 @@ from wsca_jax.models import maps
 from wsca_jax.models.cross_modal import CrossModalEncoder
 from wsca_jax.models.decomposer import HierarchicalDecomposer
 from wsca_jax.models.heads import GroupHeads
+from wsca_jax.models.layers import FeatureNorm
 from wsca_jax.models.tokens import VisualTokens
 from wsca_jax.models.wsca import WSCA
 
@@ -27,6 +28,7 @@ def build(group_of=GROUP_OF, decomposer=False, encoder=True):
         trunk=TinyTrunk(),
         tokens=VisualTokens(HIDDEN, **F32),
         heads=GroupHeads(group_of, HIDDEN, ATTR, **F32),
+        branch_norm=FeatureNorm(**F32) if encoder or decomposer else None,
         encoder=CrossModalEncoder(groups, HIDDEN, ATTR, depth=1, num_heads=2, **F32) if encoder else None,
         decomposer=HierarchicalDecomposer(groups, ATTR, HIDDEN, 4, 2, **F32) if decomposer else None,
     )
@@ -38,6 +40,9 @@ def seeded(model):
     image = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
     variables = jax.tree.map(lambda x: rng.normal(0.1, 0.4, x.shape).astype(x.dtype), shapes)
+    variables["batch_stats"] = jax.tree.map(
+        lambda x: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), shapes["batch_stats"]
+    )
     outputs = jax.jit(lambda v: model.apply(v, image, train=False))(variables)
     found = jax.jit(lambda v, o: maps.evidence(model, v, o))(variables, outputs)
     return model, variables, jax.device_get(outputs), jax.device_get(found)
@@ -56,31 +61,56 @@ def decomposed():
 class TorchHeads:
     """The heads for one attribute, its normalisation's scale a constant; every summand a leaf of its own."""
 
-    def __init__(self, torch, params, outputs):
+    def __init__(self, torch, variables, outputs):
         self.torch = torch
-        p = self.p = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), params)
+        params, statistics = variables["params"], variables["batch_stats"]
+        p = self.p = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), params["heads"])
+        found = {
+            "of branches": (params["branch_norm"], statistics["branch_norm"]),
+            "of all": (params["heads"]["centre"], statistics["heads"]["centre"]),
+            "of refined": (
+                params["heads"]["linear_refined_norm"],
+                statistics["heads"]["linear_refined_norm"],
+            ),
+        }
+        self.slopes, offsets = {}, {}
+        for name, (own, moments) in found.items():
+            own, moments = own["norm"], moments["norm"]
+            slope = own["scale"] / np.sqrt(moments["var"] + 1e-5)
+            offset = own["bias"] - moments["mean"] * slope
+            self.slopes[name], offsets[name] = (
+                torch.tensor(x).reshape(GROUPS, ATTR) for x in (slope, offset)
+            )
         self.summands = {
             "branches": torch.tensor(outputs.encoding.branches),
             "pooled": torch.tensor(outputs.pooled) @ p["pooled"]["kernel"],
-            "pooled bias": p["pooled"]["bias"],
+            **offsets,
             "norm bias": p["norm"]["bias"],
             "projector bias": p["projector"]["bias"],
             "hidden bias": p["hidden_bias"],
             "bias": p["bias"],
             "linear": torch.tensor(outputs.stages.c5).mean((1, 2)) @ p["linear_trunk"]["kernel"],
+            "linear bias": p["linear_trunk"]["bias"],
+            "refined bias": p["linear_refined_bias"],
         }
         for leaf in self.summands.values():
             leaf.requires_grad_(True)
 
     def logit(self, attribute):
         p, s, group = self.p, self.summands, GROUP_OF[attribute]
-        x = s["pooled"] + s["pooled bias"] + s["branches"][:, group]
+        branches = self.centre("of branches", s["branches"][:, group], group)
+        x = self.centre("of all", s["pooled"] + branches, group)
         x = self.normalise(x) * p["norm"]["scale"] + s["norm bias"]
-        own = self.normalise(s["branches"][:, group]) * p["linear_refined_norm"]["scale"]
+        own = self.centre("of refined", branches, group)
         x = x @ p["projector"]["kernel"] + s["projector bias"]
         x = (x @ p["hidden_kernel"][group] + s["hidden bias"][group]).relu()
-        linear = s["linear"][:, attribute] + own @ p["linear_refined_kernel"][attribute]
-        return x @ p["kernel"][attribute] + s["bias"][attribute] + linear
+        trunk = s["linear"][:, attribute] + s["linear bias"][attribute]
+        refined = own @ p["linear_refined_kernel"][attribute] + s["refined bias"][attribute]
+        groups = x @ p["kernel"][attribute] + s["bias"][attribute]
+        return trunk / 2 + (groups + refined) / 4
+
+    def centre(self, name, x, group):
+        return x * self.slopes[name][group] + self.summands[name][group]
 
     @staticmethod
     def normalise(x):
@@ -91,7 +121,7 @@ class TorchHeads:
 def test_equal_to_a_loop_over_attributes_in_pytorch_and_adds_up_to_the_logit(plain):
     torch = pytest.importorskip("torch")
     _, variables, outputs, found = plain
-    heads = TorchHeads(torch, variables["params"]["heads"], outputs)
+    heads = TorchHeads(torch, variables, outputs)
     attention = torch.tensor(outputs.encoding.attention).flatten(2)
     values = torch.tensor(outputs.encoding.values)
     for attribute in range(ATTRIBUTES):

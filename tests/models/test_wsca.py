@@ -1,5 +1,6 @@
 """The whole model: sockets are optional, what is plugged in is used and gets a gradient, rows stay apart."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,9 +11,10 @@ import pytest
 from jaxtyping import Array, Float
 
 from wsca_jax.models.heads import GroupHeads
+from wsca_jax.models.layers import FeatureNorm
 from wsca_jax.models.resnet import ResNet
 from wsca_jax.models.tokens import VisualTokens
-from wsca_jax.models.wsca import WSCA
+from wsca_jax.models.wsca import WSCA, combined
 
 HIDDEN, ATTR, GROUPS = 8, 4, 2
 GROUP_OF = (0, 1, 0)
@@ -83,6 +85,7 @@ def make_model(**sockets) -> WSCA:
         trunk=ResNet(depth=18, width=4, dtype=jnp.float32),
         tokens=VisualTokens(HIDDEN, dtype=jnp.float32),
         heads=GroupHeads(GROUP_OF, HIDDEN, ATTR, dtype=jnp.float32),
+        branch_norm=FeatureNorm(dtype=jnp.float32) if "encoder" in sockets else None,
         **sockets,
     )
 
@@ -114,6 +117,53 @@ def test_plugged_modules_get_a_gradient_from_the_logits_alone(image, plug):
     for socket in PLUGS[plug]:
         norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradients[socket])))
         assert norm > 1e-5, f"{socket} has gradient norm {norm}"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
+    """Of the path's classifiers alone; the trunk's own classifier teaches it in any case."""
+    model = make_model(path_gradient=share, **PLUGS["encoder"])
+    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+    weights = jax.random.normal(jax.random.key(2), (4, 3))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def gradient(params, name):
+        def loss(params):
+            outputs = model.apply({**variables, "params": params}, image, train=False)
+            return jnp.sum(weights * outputs.parts[name])
+
+        return jax.grad(loss)(params)
+
+    everything = make_model(path_gradient=1.0, **PLUGS["encoder"])
+    expected = jax.jit(
+        jax.grad(
+            lambda p: jnp.sum(
+                weights * everything.apply({**variables, "params": p}, image, train=False).parts["groups"]
+            )
+        )
+    )(variables["params"])
+    found = gradient(variables["params"], "groups")
+    for ours, full in zip(*(jax.tree.leaves(g["trunk"]) for g in (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, share * full, rtol=1e-4, atol=1e-6)
+    for ours, full in zip(*(jax.tree.leaves(g["encoder"]) for g in (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, full, rtol=1e-4, atol=1e-6)
+    assert (
+        max(np.abs(g).max() for g in jax.tree.leaves(gradient(variables["params"], "trunk")["trunk"])) > 1e-4
+    )
+
+
+def test_a_share_beyond_1_is_refused():
+    with pytest.raises(ValueError, match=r"path_gradient is 1\.5"):
+        make_model(path_gradient=1.5)
+
+
+def test_both_sides_count_alike_however_many_classifiers_one_has():
+    parts = {
+        name: jnp.full((1, 2), value) for name, value in (("groups", 1.0), ("trunk", 4.0), ("refined", 3.0))
+    }
+    np.testing.assert_allclose(combined(parts), 3.0)
+    del parts["trunk"]
+    np.testing.assert_allclose(combined(parts), 2.0)
 
 
 def test_frequency_without_fusion_is_refused():

@@ -14,7 +14,9 @@ EPSILON = 1e-6  # of Flax's LayerNorm
 
 
 class Baseline(nn.Module):
-    """image [B, 3, H, W] -> logits [B, A], as `wsca_jax.models.wsca.WSCA` without modules."""
+    """image [B, 3, H, W] -> logits of each classifier [P, B, A], as `wsca_jax.models.wsca.WSCA` without
+    modules.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -22,7 +24,8 @@ class Baseline(nn.Module):
         del self.trunk.fc
         self.tokens, self.heads = Tokens(shape, self._widths()), GroupHeads(shape)
         attributes = len(shape.group_of)
-        self.linear = nn.Linear(self._widths()[-1], attributes, bias=False) if shape.linear_path else None
+        self.linear = nn.Linear(self._widths()[-1], attributes) if shape.linear_path else None
+        self.path_gradient = shape.path_gradient
 
     def _widths(self) -> list[int]:
         """Channels of the trunk's stages."""
@@ -34,19 +37,23 @@ class Baseline(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         stages = self.trunk.stages(image)
-        logits = self.heads(self.tokens(stages).mean((2, 3)))
-        return logits if self.linear is None else logits + self.linear(stages[-1].mean((2, 3)))
+        path = [_scale_gradient(stage, self.path_gradient) for stage in stages]
+        logits = [self.heads(self.tokens(path).mean((2, 3)))]
+        if self.linear is not None:
+            logits.append(self.linear(stages[-1].mean((2, 3))))
+        return torch.stack(logits)
 
 
 class Tokens(nn.Module):
-    """Stages -> tokens [B, d, h, w]: pooling, projection, what later stages add, norm, ReLU, dropout."""
+    """Stages -> tokens [B, d, h, w]: pooling, projection, what later stages add, norms, ReLU, dropout."""
 
     def __init__(self, shape: Shape, widths: list[int]) -> None:
         super().__init__()
         self.first, self.grid = STAGES.index(shape.token_stage), shape.grid
         above = widths[self.first + 1 :] if shape.top_down else []
-        self.projection = nn.Conv2d(widths[self.first], shape.hidden_size, 1)
+        self.projection = nn.Conv2d(widths[self.first], shape.hidden_size, 1, bias=False)
         self.from_above = nn.ModuleList(nn.Conv2d(n, shape.hidden_size, 1, bias=False) for n in above)
+        self.centre = nn.BatchNorm2d(shape.hidden_size)
         self.norm = nn.LayerNorm(shape.hidden_size, EPSILON)
         self.dropout = nn.Dropout(shape.token_dropout)
 
@@ -56,7 +63,7 @@ class Tokens(nn.Module):
         tokens = self.projection(functional.adaptive_avg_pool2d(feature, (height, width)))
         for project, above in zip(self.from_above, stages[self.first + 1 :], strict=False):
             tokens = tokens + functional.interpolate(project(above), (height, width), mode="bilinear")
-        normed = self.norm(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        normed = self.norm(self.centre(tokens).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return self.dropout(functional.relu(normed))
 
 
@@ -66,7 +73,8 @@ class GroupHeads(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         groups, width = max(shape.group_of) + 1, shape.hidden_size // 2
-        self.pooled = nn.Linear(shape.hidden_size, shape.attr_dim)
+        self.pooled = nn.Linear(shape.hidden_size, shape.attr_dim, bias=False)
+        self.centre = nn.BatchNorm1d(shape.attr_dim)
         self.norm = nn.LayerNorm(shape.attr_dim, EPSILON)
         self.projector = nn.Linear(shape.attr_dim, shape.hidden_size)
         self.hidden_kernel = _weights(groups, shape.hidden_size, width, fan_in=shape.hidden_size)
@@ -77,7 +85,7 @@ class GroupHeads(nn.Module):
         self.register_buffer("group_of", torch.tensor(shape.group_of), persistent=False)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        features = self.projector(self.norm(self.pooled(pooled)))
+        features = self.projector(self.norm(self.centre(self.pooled(pooled))))
         hidden = torch.einsum("bd,gdh->bgh", features, self.hidden_kernel) + self.hidden_bias
         own = self.dropout(functional.relu(hidden))[:, self.group_of]
         return torch.einsum("bah,ah->ba", own, self.kernel) + self.bias
@@ -85,3 +93,8 @@ class GroupHeads(nn.Module):
 
 def _weights(*shape: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape) / fan_in**0.5)
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    stopped = x.detach()
+    return stopped + scale * (x - stopped) if scale else stopped

@@ -39,6 +39,7 @@ class Shape(NamedTuple):
     attr_dim: int
     token_stage: str
     top_down: bool
+    path_gradient: float
     linear_path: bool
     grid: int
     token_dropout: float
@@ -182,7 +183,7 @@ def training_step(recipe: Recipe, batch: Batch) -> Callable[[int], None]:
         x = augment(image, recipe.jitter)
         with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.bfloat16):
             logits = model(x)
-        return masked_loss(logits, labels, known)
+        return torch.stack([masked_loss(each, labels, known) for each in logits]).mean()
 
     forward = torch.compile(loss) if recipe.compiled else loss
 

@@ -1,4 +1,4 @@
-"""What is watched of the WSCA method beside its losses: routing, pseudo labels, the graph."""
+"""What is watched of the WSCA method beside its losses: classifiers, routing, pseudo labels, the graph."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ Sums = dict[str, Array]
 def build_gauges(config: ConfigDict, model: WSCA, fitted: Entries) -> Gauges:
     """The figures of the modules that this model has.
 
+    spread_trunk, spread_groups, ...: of each classifier's logits, the standard deviation over images, root
+      mean square over attributes. Near 0 a classifier says the same of every image.
     routing_entropy, routing_largest_load: nats per example; the share of the most used expert.
     pseudo_accepted: share of the unknown entries that take their pseudo label (in training).
     vote_accuracy, confident_fraction, confident_accuracy, quality_ece: of the votes on entries that nothing
@@ -31,7 +33,7 @@ def build_gauges(config: ConfigDict, model: WSCA, fitted: Entries) -> Gauges:
       error of quality, over 10 bins.
     graph_edge: mean edge between two groups.
     """
-    measures: list[Callable[[Any, Any, Array], Sums]] = []
+    measures: list[Callable[[Any, Any, Array], Sums]] = [_spread]
     if model.router is not None:
         measures += [
             _routing,
@@ -53,6 +55,11 @@ def build_gauges(config: ConfigDict, model: WSCA, fitted: Entries) -> Gauges:
 def summarise(sums: Mapping[str, Any]) -> dict[str, Any]:
     """From sums over any number of batches to figures."""
     found: dict[str, Any] = {}
+    for name in [name for name in sums if name.startswith("square_")]:
+        part, examples = name.removeprefix("square_"), sums["examples"]
+        mean = _ratio(sums[f"sum_{part}"], examples)
+        variance = jnp.maximum(_ratio(sums[name], examples) - mean**2, 0)
+        found[f"spread_{part}"] = jnp.sqrt(variance.mean())
     if "routing_load" in sums:
         found["routing_entropy"] = _ratio(sums["routing_entropy"], sums["routing_examples"])
         found["routing_largest_load"] = _ratio(sums["routing_load"].max(), sums["routing_examples"])
@@ -72,6 +79,14 @@ def summarise(sums: Mapping[str, Any]) -> dict[str, Any]:
 def _ratio(total: Any, count: Any) -> Any:
     """total / count; 0 where nothing was counted."""
     return total / jnp.where(count > 0, count, 1)
+
+
+def _spread(outputs: Any, batch: Any, step: Array) -> Sums:
+    found = {"examples": batch.weight.sum()}
+    for name, logits in outputs.parts.items():
+        found[f"sum_{name}"] = batch.weight @ logits
+        found[f"square_{name}"] = batch.weight @ jnp.square(logits)
+    return found
 
 
 def _routing(outputs: Any, batch: Any, step: Array) -> Sums:

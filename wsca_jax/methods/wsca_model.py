@@ -18,6 +18,7 @@ from wsca_jax.models.decomposer import HierarchicalDecomposer
 from wsca_jax.models.frequency import FrequencyBranch
 from wsca_jax.models.fusion import GatedFusion
 from wsca_jax.models.heads import GroupHeads
+from wsca_jax.models.layers import FeatureNorm
 from wsca_jax.models.resnet import ResNet
 from wsca_jax.models.router import PseudoLabelRouter
 from wsca_jax.models.text import TextTower
@@ -34,6 +35,7 @@ def default_config() -> dict[str, Any]:
         "token_stage": "c5",
         "top_down": False,
         "linear_path": True,
+        "path_gradient": 0.0,  # how much of the tokens' and modules' gradient reaches the trunk
         "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
         "trunk": fields(ResNet) | {"batch_norm": "global"},  # statistics: "global" or "per_device"
         "tokens": fields(VisualTokens),
@@ -83,11 +85,15 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
     width, branch, groups = config.hidden_size, config.attr_dim, schema.num_groups
     attributes = schema.num_attributes
     frequency = config.frequency
+    parts = _norm_parts(config.trunk, devices)
+    grouped = config.encoder is not None or config.decomposer is not None
     without_captions = config.alignment is None or config.encoder is None or _text_tower(config, text) is None
     return WSCA(
-        trunk=_trunk(config.trunk, devices, **common),
-        tokens=VisualTokens(width, **config.tokens, **common),
-        heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common),
+        trunk=_trunk(config.trunk, norm_parts=parts, **common),
+        tokens=VisualTokens(width, **config.tokens, **common, norm_parts=parts),
+        heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common, norm_parts=parts),
+        branch_norm=FeatureNorm(**common, parts=parts) if grouped else None,
+        path_gradient=config.path_gradient,
         token_stage=config.token_stage,
         top_down=config.top_down,
         linear_path=config.linear_path,
@@ -104,12 +110,15 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
     )
 
 
-def _trunk(config: ConfigDict, devices: int, **shared: Any) -> ResNet:
-    settings = dict(config)
-    statistics = settings.pop("batch_norm")
-    if statistics not in ("global", "per_device"):
-        raise ValueError(f"model.trunk.batch_norm is {statistics!r}; expected 'global' or 'per_device'")
-    return ResNet(**settings, **shared, norm_parts=devices if statistics == "per_device" else 1)
+def _norm_parts(trunk: ConfigDict, devices: int) -> int:
+    """Parts of the batch with statistics of their own, in the trunk and in what reads it."""
+    if trunk.batch_norm not in ("global", "per_device"):
+        raise ValueError(f"model.trunk.batch_norm is {trunk.batch_norm!r}; expected 'global' or 'per_device'")
+    return devices if trunk.batch_norm == "per_device" else 1
+
+
+def _trunk(config: ConfigDict, **shared: Any) -> ResNet:
+    return ResNet(**{key: value for key, value in config.items() if key != "batch_norm"}, **shared)
 
 
 def _text_tower(config: ConfigDict, text: Text) -> TextTower | None:

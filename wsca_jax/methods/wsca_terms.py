@@ -141,10 +141,19 @@ def _classification(config: ConfigDict, fitted: Entries) -> Term:
     )
     return Term(
         "classification",
-        lambda outputs, batch, step: score(outputs.logits, batch.labels, fitted(batch), batch.weight),
+        lambda outputs, batch, step: over_classifiers(
+            lambda logits: score(logits, batch.labels, fitted(batch), batch.weight), outputs
+        ),
         weight=config.weights.classification,
         count=lambda batch: classification.count(fitted(batch), jnp.asarray(batch.weight)),
     )
+
+
+def over_classifiers(score: Callable[[Array], Array], outputs: Any) -> Array:
+    """The mean of a loss over the model's classifiers. Of their sum, the one that learns faster would leave
+    the others nothing to learn.
+    """
+    return jnp.mean(jnp.stack([score(logits) for logits in outputs.parts.values()]))
 
 
 def _frequency(config: ConfigDict) -> Term:
@@ -176,13 +185,13 @@ def _pseudo(config: ConfigDict) -> Term:
     def fn(outputs: Any, batch: Any, step: Array) -> Array:
         if outputs.pseudo is None:  # evaluation: nothing is unknown there
             return jnp.zeros(())
-        return pseudo_labels.pseudo_label_loss(
-            outputs.logits,
-            outputs.pseudo.probability,
-            outputs.pseudo.quality,
-            outputs.pseudo.accepted,
-            batch.weight,
-        )
+        pseudo = outputs.pseudo
+
+        def score(logits: Array) -> Array:
+            targets = (pseudo.probability, pseudo.quality, pseudo.accepted)
+            return pseudo_labels.pseudo_label_loss(logits, *targets, batch.weight)
+
+        return over_classifiers(score, outputs)
 
     # The loss is a mean over all entries, accepted or not.
     return Term("pseudo", fn, weight=config.weights.pseudo, count=lambda batch: jnp.sum(batch.weight))

@@ -194,7 +194,9 @@ class HierarchicalDecomposer(nn.Module):
     def _added(self, nodes: Float[Array, "B G c"], train: bool) -> Float[Array, "B G a"]:
         x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(nodes)
         x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="hidden")(x))
-        x = nn.Dense(self.attr_dim, dtype=self.dtype, kernel_init=_SMALL, name="output")(x)
+        # No bias: whoever reads group features takes away what they have in common in all images.
+        output = nn.Dense(self.attr_dim, False, dtype=self.dtype, kernel_init=_SMALL, name="output")
+        x = output(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 

@@ -1,4 +1,4 @@
-"""One classifier per attribute group, all groups in one batched computation."""
+"""The classifiers: one per attribute group, all groups in one batched computation, and linear ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
+
+from wsca_jax.models.layers import FeatureNorm
 
 
 def padded_members(group_of: tuple[int, ...]) -> tuple[Int[np.ndarray, "G M"], Int[np.ndarray, "A"]]:
@@ -32,11 +34,13 @@ class GroupHeads(nn.Module):
     """Attribute logits from the pooled image and, where present, refined group features.
 
     Group g's classifier, Dense d/2 -> ReLU -> Dropout -> Dense A_g, reads
-    projector(LayerNorm(refined_g + Dense(pooled))); without `refined` its part drops out of the sum.
-    Groups without attributes cost nothing and have no parameters. Each of the `linear` features adds a linear
-    classifier of its own, those of groups after a LayerNorm: a deep head alone learns rare attributes slowly
-    from few images, because their gradient has to find its way through three layers first. Those of groups
-    start small, so that what modules add does not drown what the trunk's mean says at the start.
+    projector(LayerNorm(FeatureNorm(refined_g + Dense(pooled)))); without `refined` its part drops out of the
+    sum. Groups without attributes cost nothing and have no parameters. Each of the `linear` features has a
+    linear classifier of its own beside it, those of groups after a FeatureNorm: a deep head alone learns rare
+    attributes slowly from few images, because their gradient has to find its way through three layers first.
+
+    Features are normalised over the batch first. What all images share would fill a LayerNorm's output and
+    leave hidden units that are on for every image or for none.
 
     Attributes:
       group_of: for each attribute, its group's number.
@@ -44,6 +48,7 @@ class GroupHeads(nn.Module):
       attr_dim: width a of refined group features.
       dropout: rate inside the classifiers, in training.
       dtype: dtype of the matrix products; logits are float32.
+      norm_parts: equal parts of the batch with statistics of their own, see `BatchNorm`.
     """
 
     group_of: tuple[int, ...]
@@ -51,6 +56,7 @@ class GroupHeads(nn.Module):
     attr_dim: int
     dropout: float = 0.1
     dtype: DTypeLike = jnp.bfloat16
+    norm_parts: int = 1
 
     @nn.compact
     def __call__(
@@ -59,37 +65,50 @@ class GroupHeads(nn.Module):
         refined: Float[Array, "B G a"] | None = None,
         linear: Mapping[str, Float[Array, "B *G C"]] | None = None,
         *,
+        weight: Float32[Array, "B"] | None = None,
         train: bool,
-    ) -> Float32[Array, "B A"]:
-        """Classifies.
+    ) -> dict[str, Float32[Array, "B A"]]:
+        """Every classifier's logits: "groups", and one for each of `linear` by its name.
 
         Args:
           pooled: [B, d], the pooled image.
           refined: [B, G, a], the groups' features.
-          linear: {name: [B, C], the same for every group, or [B, G, C]}, also read by linear classifiers.
-          train: whether to drop out.
+          linear: {name: [B, C], the same for every group, or [B, G, C]}, read by linear classifiers.
+          weight: the examples' weights in the batch's statistics; None: all 1.
+          train: whether to drop out, and to normalise by the batch's own statistics.
         """
         members, slots = padded_members(self.group_of)
-        features = nn.Dense(self.attr_dim, dtype=self.dtype, name="pooled")(pooled)[:, None]
+        features = nn.Dense(self.attr_dim, use_bias=False, dtype=self.dtype, name="pooled")(pooled)[:, None]
         if refined is not None:
             features = features + refined[:, np.unique(self.group_of)]
+        features = self._normalise(features, "centre", weight, train)
         features = nn.LayerNorm(dtype=self.dtype, name="norm")(features)
         features = nn.Dense(self.hidden_size, dtype=self.dtype, name="projector")(features)
         features = jnp.broadcast_to(features, (len(features), len(members), self.hidden_size))
         hidden = self._hidden(features, train)
-        logits = self._logits(hidden, members)[:, slots]
-        return sum((self._linear(x, name) for name, x in (linear or {}).items()), logits)
+        found = {"groups": self._logits(hidden, members)[:, slots]}
+        for name, x in (linear or {}).items():
+            if x.ndim == 3:
+                x = self._normalise(x, f"linear_{name}_norm", weight, train)
+            found[name] = self._linear(x, name)
+        return found
+
+    def _normalise(
+        self, features: Float[Array, "B *G C"], name: str, weight: Float32[Array, "B"] | None, train: bool
+    ) -> Float[Array, "B *G C"]:
+        return FeatureNorm(self.dtype, self.norm_parts, name=name)(features, weight=weight, train=train)
 
     def _linear(self, features: Float[Array, "B *G C"], name: str) -> Float32[Array, "B A"]:
+        attributes, width = len(self.group_of), features.shape[-1]
         if features.ndim == 2:
-            classify = nn.Dense(len(self.group_of), dtype=self.dtype, use_bias=False, name=f"linear_{name}")
+            classify = nn.Dense(attributes, dtype=self.dtype, name=f"linear_{name}")
             return classify(features).astype(jnp.float32)
-        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
-        shape = (len(self.group_of), features.shape[-1])
-        kernel = self.param(f"linear_{name}_kernel", small, shape, jnp.float32).astype(self.dtype)
-        normed = nn.LayerNorm(dtype=self.dtype, use_bias=False, name=f"linear_{name}_norm")(features)
-        own = normed[:, np.asarray(self.group_of)]
-        return jnp.einsum("bac,ac->ba", own, kernel, preferred_element_type=jnp.float32)
+        initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
+        kernel = self.param(f"linear_{name}_kernel", initial, (attributes, width), jnp.float32)
+        bias = self.param(f"linear_{name}_bias", nn.initializers.zeros_init(), (attributes,), jnp.float32)
+        own = features[:, np.asarray(self.group_of)]
+        logits = jnp.einsum("bac,ac->ba", own, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits + bias
 
     def _hidden(self, features: Float[Array, "B G d"], train: bool) -> Float[Array, "B G h"]:
         groups, width = features.shape[1], self.hidden_size // 2

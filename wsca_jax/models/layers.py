@@ -116,6 +116,26 @@ class BatchNorm(nn.Module):
         return y
 
 
+class FeatureNorm(nn.Module):
+    """Batch normalisation of features [B, ...], each of their entries by statistics of its own.
+
+    Takes away what all images have in common, which a normalisation over channels keeps.
+
+    Attributes:
+      dtype, parts: as in `BatchNorm`, whose parameters and statistics these are, as `norm`.
+    """
+
+    dtype: DTypeLike = jnp.bfloat16
+    parts: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B ..."], *, train: bool, weight: Float32[Array, "B"] | None = None
+    ) -> Float[Array, "B ..."]:
+        norm = BatchNorm(dtype=self.dtype, parts=self.parts, name="norm")
+        return norm(x.reshape(len(x), 1, 1, -1), train=train, weight=weight).reshape(x.shape)
+
+
 class Moments(NamedTuple):
     """Statistics of a batch, float32.
 

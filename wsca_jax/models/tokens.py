@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
+
+from wsca_jax.models.layers import BatchNorm
 
 
 def pooling_matrix(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
@@ -41,7 +43,10 @@ def interpolation_matrix(size: int, places: int) -> Float[np.ndarray, "places si
 
 
 class VisualTokens(nn.Module):
-    """Feature maps -> tokens: adaptive pooling, Dense, LayerNorm, ReLU, Dropout.
+    """Feature maps -> tokens: adaptive pooling, Dense, BatchNorm, LayerNorm, ReLU, Dropout.
+
+    Batch normalisation takes away what all images share. Most of a feature map is that; a LayerNorm alone
+    keeps it, and what tells images apart then hardly counts in what follows.
 
     The first map gives the grid. Coarser ones, where given, tell each token what the later stages know about
     its place: their projections are interpolated and added before the normalisation (the top-down path of
@@ -51,23 +56,31 @@ class VisualTokens(nn.Module):
       hidden_size: width d of a token.
       grid: the largest token grid per side (7 gives 49 tokens at 224 px).
       dropout: rate of the dropout on tokens, in training.
-      dtype: dtype of the matrix product; the normalisation's statistics are float32.
+      dtype: dtype of the matrix product; the normalisations' statistics are float32.
+      norm_parts: equal parts of the batch with statistics of their own, see `BatchNorm`.
     """
 
     hidden_size: int
     grid: int = 7
     dropout: float = 0.1
     dtype: DTypeLike = jnp.bfloat16
+    norm_parts: int = 1
 
     @nn.compact
     def __call__(
-        self, feature: Float[Array, "B H W C"], *coarser: Float[Array, "B H W C"], train: bool
+        self,
+        feature: Float[Array, "B H W C"],
+        *coarser: Float[Array, "B H W C"],
+        weight: Float32[Array, "B"] | None = None,
+        train: bool,
     ) -> Float[Array, "B h w d"]:
         pooled = adaptive_average_pool(feature, self.grid)
-        tokens = nn.Dense(self.hidden_size, dtype=self.dtype, name="projection")(pooled)
+        tokens = nn.Dense(self.hidden_size, use_bias=False, dtype=self.dtype, name="projection")(pooled)
         for number, above in enumerate(coarser):
             name = f"from_above_{number}"
             above = nn.Dense(self.hidden_size, use_bias=False, dtype=self.dtype, name=name)(above)
             tokens = tokens + interpolate(above, (tokens.shape[1], tokens.shape[2]))
+        centre = BatchNorm(dtype=self.dtype, parts=self.norm_parts, name="centre")
+        tokens = centre(tokens, weight=weight, train=train)
         tokens = nn.relu(nn.LayerNorm(dtype=self.dtype, name="norm")(tokens))
         return nn.Dropout(self.dropout, deterministic=not train)(tokens)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from wsca_jax.models.resnet import Stages
@@ -29,12 +31,14 @@ class Outputs(NamedTuple):
     """Everything a forward pass knows; jit drops what nobody reads.
 
     Attributes:
-      logits: float32 [B, A].
+      logits: float32 [B, A], the prediction; see `combined`.
+      parts: {name: float32 [B, A]}, the logits of each classifier. Each is trained by itself.
       tokens: [B, h, w, d], as the heads' pooling sees them.
       pooled: [B, d], the mean token after the router.
       stages: the trunk's feature maps.
-      groups: [B, G, a], the group features that disentanglement and alignment work on: the encoder's
-        branches, or the decomposer's nodes where there is no encoder; None without either.
+      groups: [B, G, a], the group features that disentanglement and alignment work on, normalised over the
+        batch: the encoder's branches, or the decomposer's nodes where there is no encoder; None without
+        either.
       frequency, encoding, routing, decomposition, alignment: what the module in each socket returned, or
         None.
       captions: images and captions in one space; None without a text.
@@ -43,6 +47,7 @@ class Outputs(NamedTuple):
     """
 
     logits: Float32[Array, "B A"]
+    parts: Mapping[str, Float32[Array, "B A"]]
     tokens: Float[Array, "B h w d"]
     pooled: Float[Array, "B d"]
     stages: Stages
@@ -63,10 +68,19 @@ class WSCA(nn.Module):
     The baseline is trunk, tokens and heads. Each further field is a socket: None leaves its parameters and
     its computation out, and nothing else changes.
 
+    A prediction has two sides: what a linear classifier reads from the trunk's mean feature, and what tokens
+    and modules make of the trunk's stages. Each classifier learns by itself, and how much of the second
+    side's gradient reaches the trunk is a choice: trained as one sum, the side that learns faster leaves the
+    other nothing to learn.
+
     Attributes:
       trunk: (image, weight, train) -> `Stages`.
-      tokens: (feature map, train) -> tokens [B, h, w, d].
-      heads: (pooled, refined or None, {name: features} for linear classifiers, train) -> logits [B, A].
+      tokens: (feature maps, weight, train) -> tokens [B, h, w, d].
+      heads: (pooled, refined or None, {name: features} for linear classifiers, weight, train) -> {name:
+        logits [B, A]}.
+      branch_norm: ([B, G, a], weight, train) -> group features without what all images share; needed with
+        an encoder or a decomposer.
+      path_gradient: how much of the tokens' gradient reaches the trunk, in [0, 1].
       linear_path: whether each attribute also has linear classifiers of the trunk's mean feature, its group's
         refined feature and its group's description of the frequency bands, those of them that there are.
       token_stage: the trunk's stage that the tokens come from ("c3", "c4" or "c5").
@@ -87,6 +101,8 @@ class WSCA(nn.Module):
     trunk: nn.Module
     tokens: nn.Module
     heads: nn.Module
+    branch_norm: nn.Module | None = None
+    path_gradient: float = 0.0
     linear_path: bool = True
     token_stage: str = "c5"
     top_down: bool = False
@@ -106,6 +122,8 @@ class WSCA(nn.Module):
             raise ValueError("WSCA: frequency and fusion come together: set both, or neither")
         if self.alignment is not None and self.encoder is None and self.decomposer is None:
             raise ValueError("WSCA: alignment needs group features: set encoder or decomposer as well")
+        if not 0.0 <= self.path_gradient <= 1.0:
+            raise ValueError(f"WSCA: path_gradient is {self.path_gradient}; expected a number from 0 to 1")
 
     @nn.compact
     def __call__(
@@ -117,30 +135,33 @@ class WSCA(nn.Module):
         train: bool,
     ) -> Outputs:
         stages = self.trunk(image, weight=weight, train=train)
-        tokens = self.tokens(*self._token_stages(stages), train=train)
-        frequency = encoding = routing = decomposition = branches = refined = None
+        tokens = self.tokens(*self._token_stages(stages), weight=weight, train=train)
+        frequency = encoding = routing = decomposition = branches = None
         if self.frequency is not None and self.fusion is not None:
             frequency = self.frequency(image, train=train)
             tokens = self.fusion(tokens, frequency.token, train=train)
         if self.encoder is not None:
             encoding = self.encoder(tokens, text, train=train)
-            tokens, branches = encoding.tokens, encoding.branches
-            refined = branches
+            tokens, branches = encoding.tokens, self._centre(encoding.branches, weight, train)
         pooled = jnp.mean(tokens, axis=(1, 2))
         captions = self._compare_captions(pooled, encoding, train)
         if self.router is not None:
             routing = self.router(pooled, train=train)
             pooled = routing.pooled
+        groups = refined = branches
         if self.decomposer is not None:
             decomposition = self.decomposer(tokens, branches, train=train)
             refined = decomposition.refined
-        logits = self.heads(pooled, refined, self._linear_features(stages, refined, frequency), train=train)
+            groups = self._centre(refined, weight, train) if branches is None else branches
+        linear = self._linear_features(stages, refined, frequency)
+        parts = self.heads(pooled, refined, linear, weight=weight, train=train)
         return Outputs(
-            logits,
+            combined(parts),
+            parts,
             tokens,
             pooled,
             stages,
-            groups=refined if branches is None else branches,
+            groups=groups,
             frequency=frequency,
             encoding=encoding,
             routing=routing,
@@ -153,17 +174,26 @@ class WSCA(nn.Module):
     def logits_from_branches(
         self, branches: Float[Array, "B G a"], outputs: Outputs
     ) -> Float32[Array, "B A"]:
-        """What the logits would be, in evaluation, with these branches and all else as in `outputs`."""
-        refined, decomposer, heads = branches, self.decomposer, self.heads
+        """What the logits would be, in evaluation, with these of the encoder's branches and all else as in
+        `outputs`.
+        """
+        decomposer, heads = self.decomposer, self.heads
+        refined = self._centre(branches, None, train=False)
         if decomposer is not None:
-            refined = decomposer(outputs.tokens, branches, train=False).refined
+            refined = decomposer(outputs.tokens, refined, train=False).refined
         linear = self._linear_features(outputs.stages, refined, outputs.frequency)
-        return heads(outputs.pooled, refined, linear, train=False)
+        return combined(heads(outputs.pooled, refined, linear, train=False))
 
     def votes(self, features: Float[Array, "B d"]) -> tuple[Float32[Array, "B A"], Float32[Array, "B A"]]:
         """Logits of votes and of their quality, on router features of another copy of the model."""
         router: Any = self.router
         return router.votes(features)
+
+    def _centre(
+        self, branches: Float[Array, "B G a"], weight: Float32[Array, "B"] | None, train: bool
+    ) -> Float[Array, "B G a"]:
+        norm: Any = self.branch_norm
+        return norm(branches, weight=weight, train=train)
 
     def _linear_features(
         self, stages: Stages, refined: Float[Array, "B G a"] | None, frequency: Any
@@ -179,7 +209,8 @@ class WSCA(nn.Module):
 
     def _token_stages(self, stages: Stages) -> tuple[Array, ...]:
         first = Stages._fields.index(self.token_stage)
-        return stages[first:] if self.top_down else (stages[first],)
+        found = stages[first:] if self.top_down else (stages[first],)
+        return tuple(scale_gradient(stage, self.path_gradient) for stage in found)
 
     def _align(self, train: bool) -> Any:
         if self.alignment is None:
@@ -199,3 +230,17 @@ class WSCA(nn.Module):
         if not self.uncertain_terms:
             return None
         return self.param("log_variances", nn.initializers.zeros, (self.uncertain_terms,), jnp.float32)
+
+
+def combined(parts: Mapping[str, Float32[Array, "B A"]]) -> Float32[Array, "B A"]:
+    """The mean of both sides: the trunk's linear classifier, and the mean of all the others."""
+    path = jnp.mean(jnp.stack([logits for name, logits in parts.items() if name != "trunk"]), axis=0)
+    return (parts["trunk"] + path) / 2 if "trunk" in parts else path
+
+
+def scale_gradient(x: Array, scale: float) -> Array:
+    """x itself; its gradient times `scale`."""
+    if scale == 1.0:
+        return x
+    stopped = lax.stop_gradient(x)
+    return stopped if scale == 0.0 else stopped + scale * (x - stopped)
