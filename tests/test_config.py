@@ -35,6 +35,7 @@ def test_file_changes_defaults_and_command_line_changes_file():
             "unknown config key 'optimizer.learning_rte'.*optimizer.learning_rate",
         ),
         ("--config.trian.epochs=1", "unknown config key 'trian.epochs'; did you mean --config.train.epochs"),
+        ("--config.distortion.erase=0.2", "distortion is None, so .*; add --config.distortion=default"),
         ("--config.train.batch_size=many", "many"),
         ("--config.train.batch_size=1.5", "1.5"),
     ],

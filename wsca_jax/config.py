@@ -245,6 +245,9 @@ def _explain(error: Exception, config: ConfigDict, overrides: Sequence[str]) -> 
     for argument in overrides:
         key = argument.removeprefix("--config.").partition("=")[0]
         if argument.startswith("--config.") and key not in known:
+            section, _, name = key.rpartition(".")
+            if name in METHODS[config.method].OPTIONAL.get(section, {}):
+                return f"{section} is None, so there is no {key}; add --config.{section}=default"
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"; did you mean --config.{near[0]}?" if near else ""
             return f"unknown config key {key!r}{hint}"
