@@ -104,7 +104,10 @@ def test_overrides_mean_what_they_mean_on_the_command_line():
         ({"rows": {"plain": {"seed": 3}}}, "row 'plain' sets seed"),
         ({"rows": {"plain": {"model.trunk": {"depth": 18}}}}, "'model.trunk.name': value"),
         ({"rows": {"plain": {"optimizer.learning_rat": 1}}}, "did you mean --config.optimizer.learning_rate"),
-        ({"rows": {"plain": {"model.router.experts": 8}}}, r"model.router is None, so there is no model.router.experts"),
+        (
+            {"rows": {"plain": {"model.router.experts": 8}}},
+            r"model.router is None, so there is no model.router.experts",
+        ),
         ({"rows": {"plain": {"loss.classification": "hinge"}}}, "row 'plain': config: .*hinge"),
         ({"base": "configs/scene.py"}, "row 'plain': no config file configs/scene.py; did you mean"),
     ],

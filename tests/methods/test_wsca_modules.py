@@ -59,9 +59,7 @@ def test_every_setting_has_its_outputs_and_its_terms(bits):
     def total(variables):
         prepared = method.augment(batch, None)
         rngs = {name: jax.random.key(0) for name in method.rng_names}
-        outputs, _ = method.forward(
-            method.model, variables, variables, prepared, jnp.int32(5), True, rngs
-        )
+        outputs, _ = method.forward(method.model, variables, variables, prepared, jnp.int32(5), True, rngs)
         return composite.combine(method.terms, {}, outputs, prepared, jnp.int32(5)), outputs
 
     combined, outputs = jax.eval_shape(total, dict(variables))

@@ -107,7 +107,7 @@ class TorchHeads:
         trunk = s["linear"][:, attribute] + s["linear bias"][attribute]
         refined = own @ p["linear_refined_kernel"][attribute] + s["refined bias"][attribute]
         groups = x @ p["kernel"][attribute] + s["bias"][attribute]
-        return trunk / 2 + (groups + refined) / 4
+        return 0.75 * trunk + 0.125 * (groups + refined)
 
     def centre(self, name, x, group):
         return x * self.slopes[name][group] + self.summands[name][group]

@@ -157,13 +157,13 @@ def test_a_share_beyond_1_is_refused():
         make_model(path_gradient=1.5)
 
 
-def test_both_sides_count_alike_however_many_classifiers_one_has():
+def test_a_side_s_share_is_the_same_however_many_classifiers_it_has():
     parts = {
         name: jnp.full((1, 2), value) for name, value in (("groups", 1.0), ("trunk", 4.0), ("refined", 3.0))
     }
-    np.testing.assert_allclose(combined(parts), 3.0)
+    np.testing.assert_allclose(combined(parts, 0.25), 3.5)
     del parts["trunk"]
-    np.testing.assert_allclose(combined(parts), 2.0)
+    np.testing.assert_allclose(combined(parts, 0.25), 2.0)
 
 
 def test_frequency_without_fusion_is_refused():

@@ -36,6 +36,7 @@ def default_config() -> dict[str, Any]:
         "top_down": False,
         "linear_path": True,
         "path_gradient": 0.0,  # how much of the tokens' and modules' gradient reaches the trunk
+        "path_share": 0.25,  # how much their classifiers count beside the trunk's
         "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
         "trunk": fields(ResNet) | {"batch_norm": "global"},  # statistics: "global" or "per_device"
         "tokens": fields(VisualTokens),
@@ -94,6 +95,7 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
         heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common, norm_parts=parts),
         branch_norm=FeatureNorm(**common, parts=parts) if grouped else None,
         path_gradient=config.path_gradient,
+        path_share=config.path_share,
         token_stage=config.token_stage,
         top_down=config.top_down,
         linear_path=config.linear_path,

@@ -81,6 +81,8 @@ class WSCA(nn.Module):
       branch_norm: ([B, G, a], weight, train) -> group features without what all images share; needed with
         an encoder or a decomposer.
       path_gradient: how much of the tokens' gradient reaches the trunk, in [0, 1].
+      path_share: how much the second side counts in the prediction, in [0, 1]; without a linear path it is
+        all there is.
       linear_path: whether each attribute also has linear classifiers of the trunk's mean feature, its group's
         refined feature and its group's description of the frequency bands, those of them that there are.
       token_stage: the trunk's stage that the tokens come from ("c3", "c4" or "c5").
@@ -103,6 +105,7 @@ class WSCA(nn.Module):
     heads: nn.Module
     branch_norm: nn.Module | None = None
     path_gradient: float = 0.0
+    path_share: float = 0.25
     linear_path: bool = True
     token_stage: str = "c5"
     top_down: bool = False
@@ -122,8 +125,9 @@ class WSCA(nn.Module):
             raise ValueError("WSCA: frequency and fusion come together: set both, or neither")
         if self.alignment is not None and self.encoder is None and self.decomposer is None:
             raise ValueError("WSCA: alignment needs group features: set encoder or decomposer as well")
-        if not 0.0 <= self.path_gradient <= 1.0:
-            raise ValueError(f"WSCA: path_gradient is {self.path_gradient}; expected a number from 0 to 1")
+        for name in ("path_gradient", "path_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"WSCA: {name} is {getattr(self, name)}; expected a number from 0 to 1")
 
     @nn.compact
     def __call__(
@@ -156,7 +160,7 @@ class WSCA(nn.Module):
         linear = self._linear_features(stages, refined, frequency)
         parts = self.heads(pooled, refined, linear, weight=weight, train=train)
         return Outputs(
-            combined(parts),
+            combined(parts, self.path_share),
             parts,
             tokens,
             pooled,
@@ -182,7 +186,7 @@ class WSCA(nn.Module):
         if decomposer is not None:
             refined = decomposer(outputs.tokens, refined, train=False).refined
         linear = self._linear_features(outputs.stages, refined, outputs.frequency)
-        return combined(heads(outputs.pooled, refined, linear, train=False))
+        return combined(heads(outputs.pooled, refined, linear, train=False), self.path_share)
 
     def votes(self, features: Float[Array, "B d"]) -> tuple[Float32[Array, "B A"], Float32[Array, "B A"]]:
         """Logits of votes and of their quality, on router features of another copy of the model."""
@@ -232,10 +236,10 @@ class WSCA(nn.Module):
         return self.param("log_variances", nn.initializers.zeros, (self.uncertain_terms,), jnp.float32)
 
 
-def combined(parts: Mapping[str, Float32[Array, "B A"]]) -> Float32[Array, "B A"]:
-    """The mean of both sides: the trunk's linear classifier, and the mean of all the others."""
+def combined(parts: Mapping[str, Float32[Array, "B A"]], path_share: float) -> Float32[Array, "B A"]:
+    """The weighted mean of both sides: the trunk's linear classifier, and the mean of all the others."""
     path = jnp.mean(jnp.stack([logits for name, logits in parts.items() if name != "trunk"]), axis=0)
-    return (parts["trunk"] + path) / 2 if "trunk" in parts else path
+    return (1 - path_share) * parts["trunk"] + path_share * path if "trunk" in parts else path
 
 
 def scale_gradient(x: Array, scale: float) -> Array:
