@@ -11,7 +11,7 @@ small: ResNet-18 from scratch, 64 px, 15 epochs. Last step, validation, mean of 
     10 % of the labels: mAP 0.541 (0.542, 0.536, 0.543), mean accuracy 0.859 (0.858, 0.858, 0.861)
     cost: 7 minutes on 2 CPU cores, at the 260 images a second seen while nothing else ran; 0.4 % of step time
     is spent waiting for data (one epoch on a busy machine)
-laptop_baseline: the trunk of the ablation: half as wide, 48 px, no max pooling, 6x6 tokens, 12 epochs.
+laptop_baseline: the trunk of the ablation: a quarter as wide, 48 px, no max pooling, 6x6 tokens, 12 epochs.
 laptop: the same with every module. `configs/sweeps/celeba.py` measures what all and each of them are worth.
 
 On an accelerator, none of them measured yet:
@@ -56,8 +56,8 @@ def laptop_baseline(config: ConfigDict) -> None:
     """Tokens of 8 pixels a side, from the third stage, that the fourth one informs."""
     small(config)
     config.data.images.size = 48
-    config.model.update({"hidden_size": 128, "attr_dim": 64, "token_stage": "c4", "top_down": True})
-    config.model.trunk.update({"width": 32, "max_pool": False})
+    config.model.update({"hidden_size": 64, "attr_dim": 32, "token_stage": "c4", "top_down": True})
+    config.model.trunk.update({"width": 16, "max_pool": False})
     config.model.tokens = {"grid": 6}
     config.evaluation = {"every_epochs": 3.0}
     config.checkpoint = {"every_epochs": 3.0}
@@ -70,10 +70,10 @@ def laptop(config: ConfigDict) -> None:
     Classification comes first, the other losses in the fourth epoch, pseudo labels in the sixth.
     """
     laptop_baseline(config)
-    config.model.frequency = {"width": 12}
+    config.model.frequency = {"width": 8}
     config.model.encoder = {"depth": 1, "num_heads": 4}
     config.model.router = {"experts": 4}
-    config.model.decomposer = {"width": 64, "num_heads": 2}
+    config.model.decomposer = {"width": 32, "num_heads": 2}
     config.model.alignment = {}
     config.loss = {"balancing": {"kind": "trend"}}
     config.loss.start_fraction = 0.3
