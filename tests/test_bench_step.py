@@ -298,7 +298,7 @@ LAPTOP = "configs/celeba.py:laptop_baseline"
 @pytest.mark.parametrize("spec", [TINY, LAPTOP, "configs/celeba.py:baseline"])
 def test_pytorch_has_the_parameters_that_we_have(spec):
     """Array by array, by size: trunk, tokens (with a top-down path, too), heads, linear path."""
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from wsca_jax.bench.torch_baseline import Baseline
 
     chosen = config.load(spec)
@@ -308,6 +308,7 @@ def test_pytorch_has_the_parameters_that_we_have(spec):
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), noise(batch)))["params"]
     theirs = Baseline(against_torch.shape(chosen, schema))
     assert sorted(x.numel() for x in theirs.parameters()) == sorted(x.size for x in jax.tree.leaves(shapes))
+    assert theirs.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 2, schema.num_attributes)
 
 
 def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
@@ -326,13 +327,23 @@ def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
         "tokens": torch_baseline.Tokens(shape, [3, 4, 5, 9]).eval(),
         "heads": torch_baseline.GroupHeads(shape).eval(),
     }
-    tokens = ours["tokens"].init(jax.random.key(0), *stages, train=False)
-    pooled = rng.normal(size=(2, 8)).astype(np.float32)
-    heads = ours["heads"].init(jax.random.key(1), pooled, train=False)
 
-    def give(module, params):
-        """Our parameters to the module of theirs; PyTorch's kernels lie the other way round."""
+    def moved(variables):
+        """With running statistics other than 0 and 1."""
+        found = jax.tree.map(
+            lambda x: rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), variables["batch_stats"]
+        )
+        return {**variables, "batch_stats": found}
+
+    tokens = moved(ours["tokens"].init(jax.random.key(0), *stages, train=False))
+    pooled = rng.normal(size=(2, 8)).astype(np.float32)
+    heads = moved(ours["heads"].init(jax.random.key(1), pooled, train=False))
+
+    def give(module, params, statistics):
+        """Ours to the module of theirs; PyTorch's kernels lie the other way round."""
         state = module.state_dict()
+        for name, array in statistics["centre"].get("norm", statistics["centre"]).items():
+            state[f"centre.running_{name}"] = torch.tensor(np.asarray(array))
         for name, value in params.items():
             if not isinstance(value, dict):
                 state[name] = torch.tensor(np.asarray(value))
@@ -346,14 +357,14 @@ def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
         module.load_state_dict(state)
 
     params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), tokens["params"])
-    give(theirs["tokens"], params)
+    give(theirs["tokens"], params, tokens["batch_stats"])
     tokens = {**tokens, "params": params}
     expected = ours["tokens"].apply(tokens, *stages, train=False)
     images = [None, None, *(torch.tensor(x).permute(0, 3, 1, 2) for x in stages)]
     found = theirs["tokens"](images).permute(0, 2, 3, 1)
     np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-5)
     params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), heads["params"])
-    give(theirs["heads"], params)
+    give(theirs["heads"], params, heads["batch_stats"])
     expected = ours["heads"].apply({**heads, "params": params}, pooled, train=False)["groups"]
     np.testing.assert_allclose(theirs["heads"](torch.tensor(pooled)).detach().numpy(), expected, atol=1e-5)
 

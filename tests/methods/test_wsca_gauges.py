@@ -13,8 +13,10 @@ from wsca_jax.methods.wsca_gauges import summarise
 def outputs_of(votes, quality, probabilities, pseudo=None, edges=None):
     routing = types.SimpleNamespace(votes=votes, quality=quality, probabilities=probabilities)
     decomposition = types.SimpleNamespace(edges=edges)
-    parts = {"groups": votes, "trunk": 2 * votes}
-    return types.SimpleNamespace(routing=routing, decomposition=decomposition, pseudo=pseudo, parts=parts)
+    classifiers = {"groups": votes, "trunk": 2 * votes}
+    return types.SimpleNamespace(
+        routing=routing, decomposition=decomposition, pseudo=pseudo, classifiers=classifiers
+    )
 
 
 def test_votes_routing_and_graph_by_hand():
@@ -40,6 +42,15 @@ def test_votes_routing_and_graph_by_hand():
     spread = np.sqrt(votes[:3].var(0).mean())
     assert figures["spread_groups"] == pytest.approx(spread, rel=1e-5)
     assert figures["spread_trunk"] == pytest.approx(2 * spread, rel=1e-5)
+
+
+def test_a_classifier_that_says_the_same_of_every_image_has_no_spread():
+    method = build(without=("router", "decomposer", "alignment"))
+    batch = make_batch(method, rows=64, known=1.0)
+    still = np.random.default_rng(0).normal(-5, 1e-3, batch.labels.shape).astype(np.float32)
+    outputs = types.SimpleNamespace(classifiers={"groups": still}, pseudo=None)
+    figures = summarise(method.gauges.measure(outputs, batch, jnp.int32(0)))
+    assert 0 <= figures["spread_groups"] < 5e-3
 
 
 def test_sums_of_two_batches_give_the_figures_of_both():

@@ -1,5 +1,7 @@
 """The WSCA method: what the configuration says is what is built, and labels only reach the loss."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_the_loss_is_masked_binary_cross_entropy(method, variables, batch):
     outputs, _ = method.forward(method.model, variables, None, prepared, jnp.int32(0), False, {})
     (term,) = method.terms
     mask = batch.known & (batch.weight > 0)[:, None]
-    logits = {name: np.asarray(x, np.float64) for name, x in outputs.parts.items()}
+    logits = {name: np.asarray(x, np.float64) for name, x in outputs.classifiers.items()}
     expected = {name: (np.logaddexp(0, x) - batch.labels * x)[mask].mean() for name, x in logits.items()}
     found = term.fn(outputs, prepared, 0)
     np.testing.assert_allclose(found, (expected["trunk"] + expected["groups"]) / 2, rtol=1e-5)
@@ -51,12 +53,22 @@ def test_the_loss_is_masked_binary_cross_entropy(method, variables, batch):
     assert term.count(prepared) == mask.sum()
 
 
+def test_the_trunk_s_share_of_the_loss_is_the_same_whatever_the_modules_say(method, batch):
+    """One of two classifiers or one of four: half of it."""
+    (term,) = method.terms
+    zero = jnp.zeros(batch.labels.shape)
+    for others in (("groups",), ("groups", "refined", "frequency")):
+        outputs = types.SimpleNamespace(classifiers=dict.fromkeys(others, zero) | {"trunk": zero + 1})
+        expected = np.logaddexp(0, 1) - batch.labels[batch.known & (batch.weight > 0)[:, None]].mean()
+        np.testing.assert_allclose(term.fn(outputs, batch, 0), (np.log(2) + expected) / 2, rtol=1e-5)
+
+
 def test_batch_statistics_are_global_or_of_each_device():
     settings = config.load(TINY, ["--config.model.trunk.batch_norm=per_device"])
     schema = assembly.data_schema(settings)
     run = assembly.build(settings, schema, 160, devices=jax.devices()[:4])
-    assert run.method.model.trunk.norm_parts == 4
-    assert build()[0].model.trunk.norm_parts == 1
+    for model, parts in ((run.method.model, 4), (build()[0].model, 1)):
+        assert model.trunk.norm_parts == model.tokens.norm_parts == model.heads.norm_parts == parts
     with pytest.raises(ConfigError, match="batch_norm is 'local'; expected 'global' or 'per_device'"):
         build("--config.model.trunk.batch_norm=local")
 
@@ -83,7 +95,7 @@ def test_gradients_do_not_change_with_hidden_labels(method, variables, batch):
 def test_focal_and_asymmetric_losses_are_a_setting_away(batch):
     for name in ("focal", "asymmetric"):
         (term,) = build(f"--config.loss.classification={name}")[0].terms
-        outputs = type("Outputs", (), {"parts": {"groups": jnp.zeros(batch.labels.shape)}})
+        outputs = type("Outputs", (), {"classifiers": {"groups": jnp.zeros(batch.labels.shape)}})
         assert 0 < term.fn(outputs, batch, 0) < np.log(2)
 
 

@@ -28,7 +28,7 @@ def build(group_of=GROUP_OF, decomposer=False, encoder=True):
         trunk=TinyTrunk(),
         tokens=VisualTokens(HIDDEN, **F32),
         heads=GroupHeads(group_of, HIDDEN, ATTR, **F32),
-        branch_norm=FeatureNorm(**F32) if encoder or decomposer else None,
+        branch_norm=FeatureNorm(**F32, affine=False) if encoder or decomposer else None,
         encoder=CrossModalEncoder(groups, HIDDEN, ATTR, depth=1, num_heads=2, **F32) if encoder else None,
         decomposer=HierarchicalDecomposer(groups, ATTR, HIDDEN, 4, 2, **F32) if decomposer else None,
     )
@@ -65,13 +65,11 @@ class TorchHeads:
         self.torch = torch
         params, statistics = variables["params"], variables["batch_stats"]
         p = self.p = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), params["heads"])
+        plain = {"norm": {"scale": np.float32(1), "bias": np.float32(0)}}
         found = {
-            "of branches": (params["branch_norm"], statistics["branch_norm"]),
+            "of branches": (plain, statistics["branch_norm"]),
             "of all": (params["heads"]["centre"], statistics["heads"]["centre"]),
-            "of refined": (
-                params["heads"]["linear_refined_norm"],
-                statistics["heads"]["linear_refined_norm"],
-            ),
+            "of refined": (plain, statistics["heads"]["linear_refined_norm"]),
         }
         self.slopes, offsets = {}, {}
         for name, (own, moments) in found.items():

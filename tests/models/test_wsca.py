@@ -14,7 +14,7 @@ from wsca_jax.models.heads import GroupHeads
 from wsca_jax.models.layers import FeatureNorm
 from wsca_jax.models.resnet import ResNet
 from wsca_jax.models.tokens import VisualTokens
-from wsca_jax.models.wsca import WSCA, combined
+from wsca_jax.models.wsca import WSCA, prediction
 
 HIDDEN, ATTR, GROUPS = 8, 4, 2
 GROUP_OF = (0, 1, 0)
@@ -85,7 +85,7 @@ def make_model(**sockets) -> WSCA:
         trunk=ResNet(depth=18, width=4, dtype=jnp.float32),
         tokens=VisualTokens(HIDDEN, dtype=jnp.float32),
         heads=GroupHeads(GROUP_OF, HIDDEN, ATTR, dtype=jnp.float32),
-        branch_norm=FeatureNorm(dtype=jnp.float32) if "encoder" in sockets else None,
+        branch_norm=FeatureNorm(dtype=jnp.float32, affine=False) if "encoder" in sockets else None,
         **sockets,
     )
 
@@ -122,7 +122,7 @@ def test_plugged_modules_get_a_gradient_from_the_logits_alone(image, plug):
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
     """Of the path's classifiers alone; the trunk's own classifier teaches it in any case."""
-    model = make_model(path_gradient=share, **PLUGS["encoder"])
+    model = make_model(token_gradient=share, **PLUGS["encoder"])
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
     weights = jax.random.normal(jax.random.key(2), (4, 3))
 
@@ -130,15 +130,16 @@ def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
     def gradient(params, name):
         def loss(params):
             outputs = model.apply({**variables, "params": params}, image, train=False)
-            return jnp.sum(weights * outputs.parts[name])
+            return jnp.sum(weights * outputs.classifiers[name])
 
         return jax.grad(loss)(params)
 
-    everything = make_model(path_gradient=1.0, **PLUGS["encoder"])
+    everything = make_model(token_gradient=1.0, **PLUGS["encoder"])
     expected = jax.jit(
         jax.grad(
             lambda p: jnp.sum(
-                weights * everything.apply({**variables, "params": p}, image, train=False).parts["groups"]
+                weights
+                * everything.apply({**variables, "params": p}, image, train=False).classifiers["groups"]
             )
         )
     )(variables["params"])
@@ -152,18 +153,35 @@ def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
     )
 
 
-def test_a_share_beyond_1_is_refused():
-    with pytest.raises(ValueError, match=r"path_gradient is 1\.5"):
-        make_model(path_gradient=1.5)
+def test_without_a_linear_path_the_tokens_teach_the_trunk(image):
+    model = make_model(linear_path=False)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+
+    def loss(params):
+        return jnp.sum(model.apply({**variables, "params": params}, image, train=False).logits ** 2)
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    assert max(np.abs(g).max() for g in jax.tree.leaves(gradients["trunk"])) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["token_gradient", "token_share"])
+def test_a_share_beyond_1_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} is 1\.5"):
+        make_model(**{name: 1.5})
+
+
+def test_branches_without_their_normalisation_are_refused():
+    with pytest.raises(ValueError, match="need branch_norm"):
+        make_model(encoder=Encoder()).clone(branch_norm=None)
 
 
 def test_a_side_s_share_is_the_same_however_many_classifiers_it_has():
-    parts = {
+    classifiers = {
         name: jnp.full((1, 2), value) for name, value in (("groups", 1.0), ("trunk", 4.0), ("refined", 3.0))
     }
-    np.testing.assert_allclose(combined(parts, 0.25), 3.5)
-    del parts["trunk"]
-    np.testing.assert_allclose(combined(parts, 0.25), 2.0)
+    np.testing.assert_allclose(prediction(classifiers, 0.25), 3.5)
+    del classifiers["trunk"]
+    np.testing.assert_allclose(prediction(classifiers, 0.25), 2.0)
 
 
 def test_frequency_without_fusion_is_refused():

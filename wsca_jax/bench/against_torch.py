@@ -84,7 +84,7 @@ def shape(config: ConfigDict, schema: AttributeSchema) -> Shape:
         attr_dim=model.attr_dim,
         token_stage=model.token_stage,
         top_down=model.top_down,
-        path_gradient=model.path_gradient,
+        token_gradient=model.token_gradient,
         linear_path=model.linear_path,
         grid=model.tokens.grid,
         token_dropout=model.tokens.dropout,

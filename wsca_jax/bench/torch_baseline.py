@@ -25,7 +25,7 @@ class Baseline(nn.Module):
         self.tokens, self.heads = Tokens(shape, self._widths()), GroupHeads(shape)
         attributes = len(shape.group_of)
         self.linear = nn.Linear(self._widths()[-1], attributes) if shape.linear_path else None
-        self.path_gradient = shape.path_gradient
+        self.token_gradient = shape.token_gradient
 
     def _widths(self) -> list[int]:
         """Channels of the trunk's stages."""
@@ -37,7 +37,7 @@ class Baseline(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         stages = self.trunk.stages(image)
-        path = [_scale_gradient(stage, self.path_gradient) for stage in stages]
+        path = [_scale_gradient(stage, self.token_gradient) for stage in stages]
         logits = [self.heads(self.tokens(path).mean((2, 3)))]
         if self.linear is not None:
             logits.append(self.linear(stages[-1].mean((2, 3))))

@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     attr_dim: int
     token_stage: str
     top_down: bool
-    path_gradient: float
+    token_gradient: float
     linear_path: bool
     grid: int
     token_dropout: float

@@ -10,6 +10,10 @@ import jax
 from wsca_jax.engine.state import TrainState
 from wsca_jax.errors import WscaError
 
+APART = (
+    "the run's configuration and this checkpoint do not belong together, or another version of wsca wrote it"
+)
+
 
 def check_fit(path: Path, metadata: Any, target: Any) -> None:
     """Raises WscaError unless the target's arrays are the stored ones; Orbax would pass over a difference.
@@ -23,14 +27,11 @@ def check_fit(path: Path, metadata: Any, target: Any) -> None:
     extra = stored.keys() - wanted.keys() if isinstance(target, TrainState) else set()
     for name in sorted((wanted.keys() - stored.keys()) | extra):
         state = "is in the checkpoint and not in the model" if name in extra else "is missing"
-        raise WscaError(
-            f"{path}: {name} {state}; the run's configuration and this checkpoint do not belong together"
-        )
+        raise WscaError(f"{path}: {name} {state}; {APART}")
     for name, expected in wanted.items():
         if stored[name] != expected:
             raise WscaError(
-                f"{path}: {name} is {_described(stored[name])}, expected {_described(expected)}; "
-                "the run's configuration and this checkpoint do not belong together"
+                f"{path}: {name} is {_described(stored[name])}, expected {_described(expected)}; {APART}"
             )
 
 

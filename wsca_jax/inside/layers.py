@@ -21,8 +21,9 @@ def named_layers(outputs: Outputs) -> dict[str, Array]:
     c2, c3, c4, c5 (the trunk's stages); low, high, frequency_groups, frequency (the bands, their description
     per group, and its mean); values, attention, branches (the encoder's groups); tokens, as the pooling sees
     them; clusters, experts, routed, votes, quality (the router's assignment, probabilities, features and
-    votes); pooled; level_0, level_1, ... (the pyramid, finest first), assignment_1, ..., gates, edges,
-    refined (the decomposer); logits.
+    votes); pooled; groups (the group features, normalised over the batch); level_0, level_1, ... (the
+    pyramid, finest first), assignment_1, ..., gates, edges, refined (the decomposer); logits_trunk,
+    logits_groups, ... (each classifier's); logits.
     """
     found: dict[str, Array] = dict(outputs.stages._asdict())
     if outputs.frequency is not None:
@@ -38,8 +39,11 @@ def named_layers(outputs: Outputs) -> dict[str, Array]:
         found |= {"clusters": routing.assignment, "experts": routing.probabilities}
         found |= {"routed": routing.features, "votes": routing.votes, "quality": routing.quality}
     found["pooled"] = outputs.pooled
+    if outputs.groups is not None:
+        found["groups"] = outputs.groups
     if outputs.decomposition is not None:
         found |= _decomposition(outputs)
+    found |= {f"logits_{name}": logits for name, logits in outputs.classifiers.items()}
     return found | {"logits": outputs.logits}
 
 

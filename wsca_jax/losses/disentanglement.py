@@ -2,8 +2,8 @@
 
 Arrays in, one float32 scalar out. Every statistic runs over the global batch, in float32 and weighed by
 example; an example of weight 0 touches nothing, whatever its features hold. Every group's features are first
-divided by their own root mean square, so that nothing can be gained by shrinking or growing them: the layer
-norm that reads them would undo that anyway.
+divided by their own root mean square, so that nothing can be gained by shrinking or growing them: the norms
+of whatever reads them would undo that anyway.
 """
 
 from __future__ import annotations

@@ -82,10 +82,10 @@ def _ratio(total: Any, count: Any) -> Any:
 
 
 def _spread(outputs: Any, batch: Any, step: Array) -> Sums:
-    found = {"examples": batch.weight.sum()}
-    for name, logits in outputs.parts.items():
-        found[f"sum_{name}"] = batch.weight @ logits
-        found[f"square_{name}"] = batch.weight @ jnp.square(logits)
+    found, weight = {"examples": batch.weight.sum()}, batch.weight[:, None]
+    for name, logits in outputs.classifiers.items():  # sums and not products, which devices would round
+        found[f"sum_{name}"] = (weight * logits).sum(0)
+        found[f"square_{name}"] = (weight * jnp.square(logits)).sum(0)
     return found
 
 

@@ -35,10 +35,11 @@ def default_config() -> dict[str, Any]:
         "token_stage": "c5",
         "top_down": False,
         "linear_path": True,
-        "path_gradient": 0.0,  # how much of the tokens' and modules' gradient reaches the trunk
-        "path_share": 0.25,  # how much their classifiers count beside the trunk's
+        "token_gradient": 0.0,  # how much of the tokens' and modules' gradient reaches the trunk
+        "token_share": 0.25,  # how much their classifiers count beside the trunk's
         "pretrained": "",  # torchvision or timm weights for the trunk: .safetensors or .pth
-        "trunk": fields(ResNet) | {"batch_norm": "global"},  # statistics: "global" or "per_device"
+        # Statistics, of whatever reads the trunk, too: "global" or "per_device".
+        "trunk": fields(ResNet) | {"batch_norm": "global"},
         "tokens": fields(VisualTokens),
         "heads": fields(GroupHeads),
         "fusion": fields(GatedFusion),
@@ -93,9 +94,9 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
         trunk=_trunk(config.trunk, norm_parts=parts, **common),
         tokens=VisualTokens(width, **config.tokens, **common, norm_parts=parts),
         heads=GroupHeads(schema.group_of, width, branch, **config.heads, **common, norm_parts=parts),
-        branch_norm=FeatureNorm(**common, parts=parts) if grouped else None,
-        path_gradient=config.path_gradient,
-        path_share=config.path_share,
+        branch_norm=FeatureNorm(**common, parts=parts, affine=False) if grouped else None,
+        token_gradient=config.token_gradient,
+        token_share=config.token_share,
         token_stage=config.token_stage,
         top_down=config.top_down,
         linear_path=config.linear_path,

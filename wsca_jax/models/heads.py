@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
@@ -78,31 +80,32 @@ class GroupHeads(nn.Module):
           train: whether to drop out, and to normalise by the batch's own statistics.
         """
         members, slots = padded_members(self.group_of)
-        features = nn.Dense(self.attr_dim, use_bias=False, dtype=self.dtype, name="pooled")(pooled)[:, None]
+        features = self._dense(self.attr_dim, "pooled", use_bias=False)(pooled)[:, None]
         if refined is not None:
             features = features + refined[:, np.unique(self.group_of)]
-        features = self._normalise(features, "centre", weight, train)
+        features = FeatureNorm(self.dtype, self.norm_parts, name="centre")(
+            features, weight=weight, train=train
+        )
         features = nn.LayerNorm(dtype=self.dtype, name="norm")(features)
         features = nn.Dense(self.hidden_size, dtype=self.dtype, name="projector")(features)
         features = jnp.broadcast_to(features, (len(features), len(members), self.hidden_size))
         hidden = self._hidden(features, train)
         found = {"groups": self._logits(hidden, members)[:, slots]}
         for name, x in (linear or {}).items():
-            if x.ndim == 3:
-                x = self._normalise(x, f"linear_{name}_norm", weight, train)
-            found[name] = self._linear(x, name)
+            if x.ndim == 2:
+                found[name] = self._dense(len(self.group_of), f"linear_{name}")(x)
+                continue
+            norm = FeatureNorm(self.dtype, self.norm_parts, affine=False, name=f"linear_{name}_norm")
+            found[name] = self._linear(norm(x, weight=weight, train=train), name)
         return found
 
-    def _normalise(
-        self, features: Float[Array, "B *G C"], name: str, weight: Float32[Array, "B"] | None, train: bool
-    ) -> Float[Array, "B *G C"]:
-        return FeatureNorm(self.dtype, self.norm_parts, name=name)(features, weight=weight, train=train)
+    def _dense(self, width: int, name: str, use_bias: bool = True) -> nn.Dense:
+        """A linear layer whose result stays in float32, as it adds up."""
+        product = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
+        return nn.Dense(width, use_bias, dtype=self.dtype, dot_general=product, name=name)
 
-    def _linear(self, features: Float[Array, "B *G C"], name: str) -> Float32[Array, "B A"]:
+    def _linear(self, features: Float[Array, "B G C"], name: str) -> Float32[Array, "B A"]:
         attributes, width = len(self.group_of), features.shape[-1]
-        if features.ndim == 2:
-            classify = nn.Dense(attributes, dtype=self.dtype, name=f"linear_{name}")
-            return classify(features).astype(jnp.float32)
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=1, out_axis=0)
         kernel = self.param(f"linear_{name}_kernel", initial, (attributes, width), jnp.float32)
         bias = self.param(f"linear_{name}_bias", nn.initializers.zeros_init(), (attributes,), jnp.float32)

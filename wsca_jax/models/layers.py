@@ -83,6 +83,7 @@ class BatchNorm(nn.Module):
       dtype: dtype of the result.
       scale_init: initial `scale`; zeros make a residual block start as the identity.
       parts: equal parts of consecutive examples that have statistics of their own; they divide the batch.
+      affine: whether there are `scale` and `bias`; without them, 1 and 0.
     """
 
     momentum: float = 0.1
@@ -90,6 +91,7 @@ class BatchNorm(nn.Module):
     dtype: DTypeLike = jnp.bfloat16
     scale_init: Initializer = nn.initializers.ones
     parts: int = 1
+    affine: bool = True
 
     @nn.compact
     def __call__(
@@ -97,8 +99,10 @@ class BatchNorm(nn.Module):
     ) -> Float[Array, "B H W C"]:
         """Normalises; `weight` (None: all 1) weighs the examples in the statistics, 0 leaves one out."""
         x, shape = x.astype(self.dtype), (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        scale, bias = jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+        if self.affine:
+            scale = self.param("scale", self.scale_init, shape, jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not train:
@@ -119,21 +123,26 @@ class BatchNorm(nn.Module):
 class FeatureNorm(nn.Module):
     """Batch normalisation of features [B, ...], each of their entries by statistics of its own.
 
-    Takes away what all images have in common, which a normalisation over channels keeps.
+    Takes away what all images have in common, which a normalisation over channels keeps. Computed in
+    float32: where images have much in common, little else would be left of bfloat16's digits. Statistics of
+    a few examples say little, and a single one becomes 0: let a batch, or a part of it, have eight or more.
 
     Attributes:
-      dtype, parts: as in `BatchNorm`, whose parameters and statistics these are, as `norm`.
+      dtype: dtype of the result.
+      parts, affine: as in `BatchNorm`, whose parameters and statistics these are, as `norm`.
     """
 
     dtype: DTypeLike = jnp.bfloat16
     parts: int = 1
+    affine: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B ..."], *, train: bool, weight: Float32[Array, "B"] | None = None
     ) -> Float[Array, "B ..."]:
-        norm = BatchNorm(dtype=self.dtype, parts=self.parts, name="norm")
-        return norm(x.reshape(len(x), 1, 1, -1), train=train, weight=weight).reshape(x.shape)
+        norm = BatchNorm(dtype=jnp.float32, parts=self.parts, affine=self.affine, name="norm")
+        normed = norm(x.reshape(len(x), 1, 1, -1), train=train, weight=weight)
+        return normed.reshape(x.shape).astype(self.dtype)
 
 
 class Moments(NamedTuple):

@@ -40,8 +40,8 @@ def evidence(model: WSCA, variables: Any, outputs: Outputs) -> Evidence:
     begin with), which lifts or lowers every contribution alike: of an attribute that the branches speak
     against on the whole, what stays positive is a remainder at odd places. In evidence that part cancels.
 
-    Everything between branches and logits is differentiated (the decomposer where there is one, then the
-    heads), with two decisions:
+    Everything between branches and logits is differentiated (their normalisation over the batch, which is
+    linear in evaluation, the decomposer where there is one, then the heads), with two decisions:
 
     - Normalisations keep the scale they have at this input. A plain gradient through LayerNorm knows that
       scaling the input changes nothing, so that gradient times input adds up to 0 over the whole input
@@ -54,7 +54,8 @@ def evidence(model: WSCA, variables: Any, outputs: Outputs) -> Evidence:
       only the attribute's own group has a gradient.
 
     Not counted is what reaches the logit on other ways, for which no attention decides which token speaks:
-    the pooled image, the linear path, and the levels of the pyramid (`Level.attention` shows those).
+    the pooled image, the trunk's classifier, and the levels of the pyramid (`Level.attention` shows those).
+    All contributions have the tokens' share of the prediction as a factor (`WSCA.token_share`).
 
     Args:
       model: a model with an encoder.

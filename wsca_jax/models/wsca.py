@@ -31,8 +31,8 @@ class Outputs(NamedTuple):
     """Everything a forward pass knows; jit drops what nobody reads.
 
     Attributes:
-      logits: float32 [B, A], the prediction; see `combined`.
-      parts: {name: float32 [B, A]}, the logits of each classifier. Each is trained by itself.
+      logits: float32 [B, A], the prediction; see `prediction`.
+      classifiers: {name: float32 [B, A]}, the logits of each classifier. Each is trained by itself.
       tokens: [B, h, w, d], as the heads' pooling sees them.
       pooled: [B, d], the mean token after the router.
       stages: the trunk's feature maps.
@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
     """
 
     logits: Float32[Array, "B A"]
-    parts: Mapping[str, Float32[Array, "B A"]]
+    classifiers: Mapping[str, Float32[Array, "B A"]]
     tokens: Float[Array, "B h w d"]
     pooled: Float[Array, "B d"]
     stages: Stages
@@ -69,9 +69,9 @@ class WSCA(nn.Module):
     its computation out, and nothing else changes.
 
     A prediction has two sides: what a linear classifier reads from the trunk's mean feature, and what tokens
-    and modules make of the trunk's stages. Each classifier learns by itself, and how much of the second
-    side's gradient reaches the trunk is a choice: trained as one sum, the side that learns faster leaves the
-    other nothing to learn.
+    and modules make of the trunk's stages. Each classifier learns by itself, and how much of the tokens'
+    gradient reaches the trunk is a choice: of a sum of logits that is trained as one, the side that learns
+    faster leaves the other nothing to learn.
 
     Attributes:
       trunk: (image, weight, train) -> `Stages`.
@@ -80,8 +80,9 @@ class WSCA(nn.Module):
         logits [B, A]}.
       branch_norm: ([B, G, a], weight, train) -> group features without what all images share; needed with
         an encoder or a decomposer.
-      path_gradient: how much of the tokens' gradient reaches the trunk, in [0, 1].
-      path_share: how much the second side counts in the prediction, in [0, 1]; without a linear path it is
+      token_gradient: how much of the tokens' gradient reaches the trunk, in [0, 1]; all of it without a
+        linear path, where the trunk has no other.
+      token_share: how much the tokens' side counts in the prediction, in [0, 1]; without a linear path it is
         all there is.
       linear_path: whether each attribute also has linear classifiers of the trunk's mean feature, its group's
         refined feature and its group's description of the frequency bands, those of them that there are.
@@ -104,8 +105,8 @@ class WSCA(nn.Module):
     tokens: nn.Module
     heads: nn.Module
     branch_norm: nn.Module | None = None
-    path_gradient: float = 0.0
-    path_share: float = 0.25
+    token_gradient: float = 0.0
+    token_share: float = 0.25
     linear_path: bool = True
     token_stage: str = "c5"
     top_down: bool = False
@@ -125,7 +126,9 @@ class WSCA(nn.Module):
             raise ValueError("WSCA: frequency and fusion come together: set both, or neither")
         if self.alignment is not None and self.encoder is None and self.decomposer is None:
             raise ValueError("WSCA: alignment needs group features: set encoder or decomposer as well")
-        for name in ("path_gradient", "path_share"):
+        if self.branch_norm is None and (self.encoder is not None or self.decomposer is not None):
+            raise ValueError("WSCA: encoder and decomposer need branch_norm")
+        for name in ("token_gradient", "token_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"WSCA: {name} is {getattr(self, name)}; expected a number from 0 to 1")
 
@@ -158,10 +161,10 @@ class WSCA(nn.Module):
             refined = decomposition.refined
             groups = self._centre(refined, weight, train) if branches is None else branches
         linear = self._linear_features(stages, refined, frequency)
-        parts = self.heads(pooled, refined, linear, weight=weight, train=train)
+        classifiers = self.heads(pooled, refined, linear, weight=weight, train=train)
         return Outputs(
-            combined(parts, self.path_share),
-            parts,
+            prediction(classifiers, self.token_share),
+            classifiers,
             tokens,
             pooled,
             stages,
@@ -186,7 +189,7 @@ class WSCA(nn.Module):
         if decomposer is not None:
             refined = decomposer(outputs.tokens, refined, train=False).refined
         linear = self._linear_features(outputs.stages, refined, outputs.frequency)
-        return combined(heads(outputs.pooled, refined, linear, train=False), self.path_share)
+        return prediction(heads(outputs.pooled, refined, linear, train=False), self.token_share)
 
     def votes(self, features: Float[Array, "B d"]) -> tuple[Float32[Array, "B A"], Float32[Array, "B A"]]:
         """Logits of votes and of their quality, on router features of another copy of the model."""
@@ -214,7 +217,8 @@ class WSCA(nn.Module):
     def _token_stages(self, stages: Stages) -> tuple[Array, ...]:
         first = Stages._fields.index(self.token_stage)
         found = stages[first:] if self.top_down else (stages[first],)
-        return tuple(scale_gradient(stage, self.path_gradient) for stage in found)
+        share = self.token_gradient if self.linear_path else 1.0
+        return tuple(scale_gradient(stage, share) for stage in found)
 
     def _align(self, train: bool) -> Any:
         if self.alignment is None:
@@ -236,10 +240,14 @@ class WSCA(nn.Module):
         return self.param("log_variances", nn.initializers.zeros, (self.uncertain_terms,), jnp.float32)
 
 
-def combined(parts: Mapping[str, Float32[Array, "B A"]], path_share: float) -> Float32[Array, "B A"]:
+def prediction(
+    classifiers: Mapping[str, Float32[Array, "*shape"]], token_share: float
+) -> Float32[Array, "*shape"]:
     """The weighted mean of both sides: the trunk's linear classifier, and the mean of all the others."""
-    path = jnp.mean(jnp.stack([logits for name, logits in parts.items() if name != "trunk"]), axis=0)
-    return (1 - path_share) * parts["trunk"] + path_share * path if "trunk" in parts else path
+    tokens = jnp.mean(jnp.stack([x for name, x in classifiers.items() if name != "trunk"]), axis=0)
+    if "trunk" not in classifiers:
+        return tokens
+    return (1 - token_share) * classifiers["trunk"] + token_share * tokens
 
 
 def scale_gradient(x: Array, scale: float) -> Array:
