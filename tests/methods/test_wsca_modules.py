@@ -78,7 +78,7 @@ def trained(bits, steps=10):
     """A state after some steps, and the reports of them."""
     method = method_of(bits)
     batches = [make_batch(method, seed=i) for i in range(3)]
-    state, optimizer, layout = make_state(method, batches[0])
+    state, optimizer, layout = make_state(method, batches[0], learning_rate=1e-2)
     step = compile_train_step(method, optimizer, layout, state, seed=0)
     reports = []
     for i in range(steps):
