@@ -11,7 +11,8 @@ small: ResNet-18 of half width from scratch, 96 px, 12 epochs, each image cut to
 small_official: the same on the official split, where every species is in training: species are recognised,
     and their attributes with them.
 
-Last step, test images, seed 0, before a prediction had two sides (docs/modules.md). In brackets a plain PyTorch ResNet-18 of the same width on the same batches
+Last step, test images, seed 0, before a prediction had two sides (docs/modules.md).
+In brackets a plain PyTorch ResNet-18 of the same width on the same batches
 (AdamW, one-cycle, flips), by
     python benchmarks/torch_reference.py --config configs/cub.py:small --data_dir D --split test
 

@@ -19,7 +19,8 @@ spurious: no modules. In training every other object has the material that goes 
 spurious_modules: the same with every module.
     Read: worst_group_accuracy, the least over (cue seen or not, attribute present or not), for each
     background with its material and each shape with its colours; and mAP.
-    Found before a prediction had two sides (docs/modules.md), three seeds, a quarter of an hour a run on one core: worst group 0.043 without modules and 0.057
+    Found before a prediction had two sides (docs/modules.md),
+    three seeds, a quarter of an hour a run on one core: worst group 0.043 without modules and 0.057
     with them, mAP 0.775 and 0.780.
 
 Does text in training help a model that is then shown images alone?
@@ -35,7 +36,8 @@ sentences: as captions, with every label known. Captions are then the scenes' ow
     than the labels: what belongs to the same object, and where it stands.
 sentences_off: the same without text.
     Read: mAP.
-    Found before a prediction had two sides, three seeds, 10 to 15 minutes a run on one busy core: 0.750 with sentences, 0.778 without: they
+    Found before a prediction had two sides,
+    three seeds, 10 to 15 minutes a run on one busy core: 0.750 with sentences, 0.778 without: they
     hurt; see docs/modules.md.
 """
 
