@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
+from methods.tiny_model import TinyTrunk
 
 from wsca_jax.models.heads import GroupHeads
 from wsca_jax.models.layers import FeatureNorm
@@ -122,7 +123,7 @@ def test_plugged_modules_get_a_gradient_from_the_logits_alone(image, plug):
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
     """Of the path's classifiers alone; the trunk's own classifier teaches it in any case."""
-    model = make_model(token_gradient=share, **PLUGS["encoder"])
+    model = make_model(token_gradient=share, **PLUGS["encoder"]).clone(trunk=TinyTrunk())
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
     weights = jax.random.normal(jax.random.key(2), (4, 3))
 
@@ -134,7 +135,7 @@ def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
 
         return jax.grad(loss)(params)
 
-    everything = make_model(token_gradient=1.0, **PLUGS["encoder"])
+    everything = model.clone(token_gradient=1.0)
     expected = jax.jit(
         jax.grad(
             lambda p: jnp.sum(
@@ -154,7 +155,7 @@ def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
 
 
 def test_without_a_linear_path_the_tokens_teach_the_trunk(image):
-    model = make_model(linear_path=False)
+    model = make_model(linear_path=False).clone(trunk=TinyTrunk())
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
 
     def loss(params):
