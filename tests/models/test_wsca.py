@@ -83,7 +83,7 @@ PLUGS = {
 
 def make_model(**sockets) -> WSCA:
     return WSCA(
-        trunk=ResNet(depth=18, width=4, dtype=jnp.float32),
+        trunk=TinyTrunk(),
         tokens=VisualTokens(HIDDEN, dtype=jnp.float32),
         heads=GroupHeads(GROUP_OF, HIDDEN, ATTR, dtype=jnp.float32),
         branch_norm=FeatureNorm(dtype=jnp.float32, affine=False) if "encoder" in sockets else None,
@@ -123,7 +123,7 @@ def test_plugged_modules_get_a_gradient_from_the_logits_alone(image, plug):
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
     """Of the path's classifiers alone; the trunk's own classifier teaches it in any case."""
-    model = make_model(token_gradient=share, **PLUGS["encoder"]).clone(trunk=TinyTrunk())
+    model = make_model(token_gradient=share, **PLUGS["encoder"])
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
     weights = jax.random.normal(jax.random.key(2), (4, 3))
 
@@ -155,7 +155,7 @@ def test_the_trunk_hears_as_much_of_the_path_as_it_should(image, share):
 
 
 def test_without_a_linear_path_the_tokens_teach_the_trunk(image):
-    model = make_model(linear_path=False).clone(trunk=TinyTrunk())
+    model = make_model(linear_path=False)
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
 
     def loss(params):
@@ -191,7 +191,7 @@ def test_frequency_without_fusion_is_refused():
 
 
 def test_images_of_a_batch_do_not_see_each_other(image):
-    model = make_model()
+    model = make_model().clone(trunk=ResNet(depth=18, width=4, dtype=jnp.float32))
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
     predict = jax.jit(lambda x: model.apply(variables, x, train=False).logits)
     order = np.array([2, 0, 3, 1])
