@@ -223,9 +223,9 @@ def test_captions_teach_the_images_that_have_not_read_them(dropped):
     passed = jax.jit(lambda: _pass(state, batch, method, optimizer, layout, keys))()
     reached = {
         module: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(passed.gradients[module]))
-        for module in ("captions", "tokens", "trunk")
+        for module in ("captions", "trunk")
     }
-    assert (reached["captions"] > 1e-5) == (reached["tokens"] > 1e-5) == (dropped > 0)
+    assert (reached["captions"] > 1e-5) == (dropped > 0)
     assert reached["trunk"] == 0  # without model.token_gradient
     outputs = evaluate(method, state.variables, batch)
     assert not outputs.captions.unread.any()  # in evaluation a text that is given is read
