@@ -311,6 +311,18 @@ def test_pytorch_has_the_parameters_that_we_have(spec):
     assert theirs.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 2, schema.num_attributes)
 
 
+@pytest.mark.parametrize(("linear_path", "learns"), [(True, False), (False, True)])
+def test_pytorch_s_trunk_hears_of_the_tokens_where_ours_does(linear_path, learns):
+    torch = pytest.importorskip("torch")
+    from wsca_jax.bench.torch_baseline import Baseline
+
+    chosen = config.load(TINY, [f"--config.model.linear_path={linear_path}"])
+    theirs = Baseline(against_torch.shape(chosen, assembly.data_schema(chosen)))
+    theirs(torch.rand(4, 3, 32, 32))[0].square().sum().backward()  # the groups' classifiers
+    reached = [p.grad is not None and bool(p.grad.abs().max() > 0) for p in theirs.trunk.parameters()]
+    assert any(reached) == learns
+
+
 def test_pytorch_s_tokens_and_heads_compute_what_ours_compute():
     torch = pytest.importorskip("torch")
     from wsca_jax.bench import torch_baseline

@@ -15,7 +15,7 @@ from wsca_jax.models.heads import GroupHeads
 from wsca_jax.models.layers import FeatureNorm
 from wsca_jax.models.resnet import ResNet
 from wsca_jax.models.tokens import VisualTokens
-from wsca_jax.models.wsca import WSCA, prediction
+from wsca_jax.models.wsca import WSCA, weigh_sides
 
 HIDDEN, ATTR, GROUPS = 8, 4, 2
 GROUP_OF = (0, 1, 0)
@@ -180,9 +180,9 @@ def test_a_side_s_share_is_the_same_however_many_classifiers_it_has():
     classifiers = {
         name: jnp.full((1, 2), value) for name, value in (("groups", 1.0), ("trunk", 4.0), ("refined", 3.0))
     }
-    np.testing.assert_allclose(prediction(classifiers, 0.25), 3.5)
+    np.testing.assert_allclose(weigh_sides(classifiers, 0.25), 3.5)
     del classifiers["trunk"]
-    np.testing.assert_allclose(prediction(classifiers, 0.25), 2.0)
+    np.testing.assert_allclose(weigh_sides(classifiers, 0.25), 2.0)
 
 
 def test_frequency_without_fusion_is_refused():

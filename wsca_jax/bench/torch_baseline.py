@@ -25,7 +25,7 @@ class Baseline(nn.Module):
         self.tokens, self.heads = Tokens(shape, self._widths()), GroupHeads(shape)
         attributes = len(shape.group_of)
         self.linear = nn.Linear(self._widths()[-1], attributes) if shape.linear_path else None
-        self.token_gradient = shape.token_gradient
+        self.token_gradient = shape.token_gradient if shape.linear_path else 1.0
 
     def _widths(self) -> list[int]:
         """Channels of the trunk's stages."""

@@ -31,7 +31,7 @@ from wsca_jax.losses import (
 from wsca_jax.losses.balancing import Balancing
 from wsca_jax.losses.composite import Term
 from wsca_jax.losses.image_text import image_text
-from wsca_jax.models.wsca import WSCA, prediction
+from wsca_jax.models.wsca import WSCA, weigh_sides
 
 # How `loss.classification` scores logits against known labels; each takes the section of its own name.
 CLASSIFICATION_LOSSES: Mapping[str, Callable[..., Array]] = {
@@ -152,7 +152,7 @@ def _classification(config: ConfigDict, fitted: Entries) -> Term:
 def over_classifiers(score: Callable[[Array], Array], outputs: Any) -> Array:
     """A loss of each classifier by itself: half the trunk's, half the mean of the others', however many."""
     scores = {name: score(logits) for name, logits in outputs.classifiers.items()}
-    return prediction(scores, token_share=0.5)
+    return weigh_sides(scores, token_share=0.5)
 
 
 def _frequency(config: ConfigDict) -> Term:

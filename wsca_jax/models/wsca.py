@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
     """Everything a forward pass knows; jit drops what nobody reads.
 
     Attributes:
-      logits: float32 [B, A], the prediction; see `prediction`.
+      logits: float32 [B, A], the prediction; see `weigh_sides`.
       classifiers: {name: float32 [B, A]}, the logits of each classifier. Each is trained by itself.
       tokens: [B, h, w, d], as the heads' pooling sees them.
       pooled: [B, d], the mean token after the router.
@@ -163,7 +163,7 @@ class WSCA(nn.Module):
         linear = self._linear_features(stages, refined, frequency)
         classifiers = self.heads(pooled, refined, linear, weight=weight, train=train)
         return Outputs(
-            prediction(classifiers, self.token_share),
+            weigh_sides(classifiers, self.token_share),
             classifiers,
             tokens,
             pooled,
@@ -181,15 +181,18 @@ class WSCA(nn.Module):
     def logits_from_branches(
         self, branches: Float[Array, "B G a"], outputs: Outputs
     ) -> Float32[Array, "B A"]:
-        """What the logits would be, in evaluation, with these of the encoder's branches and all else as in
-        `outputs`.
+        """What the logits would be, in evaluation, had the encoder returned these branches.
+
+        Args:
+          branches: before their normalisation, as in `Encoding.branches`.
+          outputs: all else.
         """
         decomposer, heads = self.decomposer, self.heads
         refined = self._centre(branches, None, train=False)
         if decomposer is not None:
             refined = decomposer(outputs.tokens, refined, train=False).refined
         linear = self._linear_features(outputs.stages, refined, outputs.frequency)
-        return prediction(heads(outputs.pooled, refined, linear, train=False), self.token_share)
+        return weigh_sides(heads(outputs.pooled, refined, linear, train=False), self.token_share)
 
     def votes(self, features: Float[Array, "B d"]) -> tuple[Float32[Array, "B A"], Float32[Array, "B A"]]:
         """Logits of votes and of their quality, on router features of another copy of the model."""
@@ -240,10 +243,15 @@ class WSCA(nn.Module):
         return self.param("log_variances", nn.initializers.zeros, (self.uncertain_terms,), jnp.float32)
 
 
-def prediction(
+def weigh_sides(
     classifiers: Mapping[str, Float32[Array, "*shape"]], token_share: float
 ) -> Float32[Array, "*shape"]:
-    """The weighted mean of both sides: the trunk's linear classifier, and the mean of all the others."""
+    """The weighted mean of both sides: the trunk's linear classifier, and the mean of all the others.
+
+    Args:
+      classifiers: by name, each one's logits or its loss.
+      token_share: the others' weight, in [0, 1].
+    """
     tokens = jnp.mean(jnp.stack([x for name, x in classifiers.items() if name != "trunk"]), axis=0)
     if "trunk" not in classifiers:
         return tokens
