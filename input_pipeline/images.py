@@ -204,6 +204,10 @@ def _header_shape(data: bytes) -> tuple[int, int]:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError as error:
             raise CorruptImageError(f"the JPEG header cannot be read: {error}") from error
+        except KeyError as error:  # simplejpeg knows no name for the sampling
+            raise CorruptImageError(
+                "the JPEG's colours are sampled as no known format has them; save it again as 4:2:0 or 4:4:4"
+            ) from error
         return height, width
     if data.startswith(_PNG):
         if len(data) < 24:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
+from edits import DEPTHS, edited
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.errors import CorruptImageError, DataError
@@ -108,6 +109,28 @@ def test_a_flipped_bit_in_a_png_is_found():
     data = bytearray(ENCODED["png"])
     data[len(data) // 2] ^= 1
     with pytest.raises(CorruptImageError, match="checksum"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("name", ENCODED)
+def test_no_edit_of_an_image_ends_in_a_traceback(name, depth):
+    @settings(max_examples=depth)
+    @given(edited(ENCODED[name]))
+    def read(data):
+        try:
+            pixels = load(data, ImageOptions(16))
+        except CorruptImageError:
+            return
+        assert pixels.shape == (16, 16, 3)
+
+    read()
+
+
+def test_colours_sampled_in_an_unusual_way_are_refused():
+    data = bytearray(ENCODED["baseline"])
+    data[data.index(b"\xff\xc0") + 11] = 0x14  # of the first component: once across, four times down
+    with pytest.raises(CorruptImageError, match="sampled"):
         decode(bytes(data))
 
 
