@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,9 +21,9 @@ from tqdm import tqdm
 from input_pipeline.cores import available_cores
 from input_pipeline.storage.records import Record, encode_record
 
-# A shard holds this many examples at least, and a split has this many shards at most: a reader keeps all of
-# them open.
-EXAMPLES_PER_SHARD, MAX_SHARDS = 4096, 256
+# A shard holds this many examples, so that several cores have something to do on a small data set, too. A
+# split has so many shards at most, and then larger ones: a reader keeps all of them open.
+EXAMPLES_PER_SHARD, MAX_SHARDS = 512, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +139,7 @@ def _records(
 
 
 def _write_records(path: Path, records: Iterable[Record]) -> None:
-    from array_record.python import (
-        array_record_module,
-    )  # slow to import, and reading a config needs none of it
+    from array_record.python import array_record_module  # slow; reading a config needs none of it
 
     # One record in a group: a reader asks for single examples, in any order. Images are compressed already.
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
@@ -150,14 +149,22 @@ def _write_records(path: Path, records: Iterable[Record]) -> None:
             writer.write(encode_record(record))
             count += 1
     finally:
-        writer.close()
-    # The writer does not say when the disk was full: what it wrote has to be there.
-    try:
+        with _written(path):
+            writer.close()
+    # What it wrote has to be there: not every failure is said.
+    with _written(path):
         found = array_record_module.ArrayRecordReader(str(path)).num_records()
-    except Exception as error:  # the C++ reader's types are its own
-        raise OSError(f"{path}: could not be written in full; is the disk full?") from error
     if found != count:
         raise OSError(f"{path}: {found} of {count} records could be written; is the disk full?")
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Turns what the C++ writer and reader raise, whose types are their own, into an OSError."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"{path}: could not be written in full; is the disk full?") from error
 
 
 def finished_shards(folder: Path, planned: Sequence[PlannedShard]) -> dict[str, Shard]:

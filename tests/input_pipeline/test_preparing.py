@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from input_pipeline import celeba
 from input_pipeline.errors import DataError
 from input_pipeline.images import Box, ImageOptions, load
 from input_pipeline.storage import preparing, shards
+from input_pipeline.storage.records import Record
 from input_pipeline.storage.reencode import Storage, around
 
 COUNT = 30
@@ -45,6 +47,48 @@ def test_many_shards_hold_the_official_order(official, tmp_path, many_shards):
     assert keys(folder, "validation") == official.keys[COUNT:]
     left = {path.name for path in folder.iterdir()} - {"manifest.json", "index.npz", "features.json"}
     assert all(name.startswith(("celeba-", "dataset_info")) for name in left)
+
+
+def test_shards_are_written_side_by_side(tmp_path):
+    """Each of two waits in its first record for the other; one after the other they would wait in vain."""
+    both = threading.Barrier(2, timeout=60)
+
+    def make(row):
+        if row % 3 == 0:
+            both.wait()
+        return Record(b"image", np.zeros(4, np.uint8), str(row))
+
+    planned = [shards.PlannedShard("a", np.arange(3)), shards.PlannedShard("b", np.arange(3, 6))]
+    written = shards.write_shards(tmp_path, planned, make, threads=2)
+    assert {name: shard.records for name, shard in written.items()} == {"a": 3, "b": 3}
+
+
+def test_a_data_set_of_a_thousand_has_work_for_two_cores():
+    (planned,) = shards.plan_shards("birds", {"train": np.arange(1000)}).values()
+    assert [len(shard.rows) for shard in planned] == [500, 500]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from input_pipeline import celeba
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    celeba.prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+except celeba.files.DataError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_a_disk_that_fills_up_on_the_way(official, tmp_path):
+    """The system refuses to write more than 20 kB into a file. ArrayRecord's writer does not say so."""
+    command = [sys.executable, "-c", FULL, str(official.write()), str(tmp_path / "prepared")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
+    assert len(said) == 1, done.stderr[-2000:]
+    assert f"{tmp_path / 'prepared'}: cannot be written" in said[0]
+    assert "is the disk full?" in said[0]
+    assert not (tmp_path / "prepared").exists()
 
 
 KILLED = """
