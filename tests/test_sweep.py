@@ -1,5 +1,6 @@
 """Sweeps: what a file may say, what is left to do by what lies on the disk, and the tables."""
 
+import functools
 import json
 import os
 import re
@@ -15,14 +16,24 @@ import pytest
 from interrupts import HEAR_INTERRUPTS
 
 from input_pipeline import scenes
+from input_pipeline.batch import SpuriousFactor
 from wsca_jax import cli, config
 from wsca_jax import sweep as sweeps
 from wsca_jax.config import ConfigError
 from wsca_jax.engine import manifest
 from wsca_jax.engine.record import write_run_record
 from wsca_jax.errors import ExitCode, WscaError
-from wsca_jax.evaluations import figures_path, read_figures, read_predictions, write_evaluation
+from wsca_jax.evaluations import (
+    NO_FACTORS,
+    Factors,
+    figures_path,
+    read_factors,
+    read_figures,
+    read_predictions,
+    write_evaluation,
+)
 from wsca_jax.metrics import Predictions, bootstrap, compute
+from wsca_jax.metrics.worst_group import resampled_worst_group
 from wsca_jax.sweep import definition, runs
 from wsca_jax.writers import RunWriter
 
@@ -151,7 +162,7 @@ def test_shipped_sweeps_resolve(path, monkeypatch):
 # What is left to do.
 
 
-def predictions(seed: int, signal: float, rows: int = 60) -> Predictions:
+def predictions(seed: int, signal: float, rows: int = 160) -> Predictions:
     """Of one set of images whatever the seed; a higher signal ranks them better."""
     labels = (np.random.default_rng(0).random((rows, 36)) < 0.4).astype(np.uint8)
     logits = signal * labels + np.random.default_rng(seed + 1).normal(size=labels.shape) - 0.5 * signal
@@ -175,7 +186,7 @@ def pretend_to_train(run: runs.SweepRun, images_per_second: float = 100.0) -> No
             writer.write(step, "train", {"loss": 1.0}, {"images_per_second": rate})
 
 
-def pretend_to_evaluate(run: runs.SweepRun, signal: float = 1.0, **changes) -> None:
+def pretend_to_evaluate(run: runs.SweepRun, signal: float = 1.0, factors=NO_FACTORS, **changes) -> None:
     found = predictions(run.seed, signal)
     figures = {
         "step": run.steps,
@@ -184,7 +195,7 @@ def pretend_to_evaluate(run: runs.SweepRun, signal: float = 1.0, **changes) -> N
         "parameters": 1_250_000,
         "results": compute(found, scenes.SCHEMA).to_json(),
     }
-    write_evaluation(run.workdir, "validation", figures | changes, found)
+    write_evaluation(run.workdir, "validation", figures | changes, found, factors)
 
 
 @pytest.fixture
@@ -305,6 +316,31 @@ def test_finished_runs_are_not_started_again_and_the_tables_hold_their_figures(f
     assert "compared with plain" in text
     assert re.search(r"wide +2 .*1\.2 M +2\.00x .*helps", text)
     assert "worst group" not in text  # no run has one
+
+
+def test_worst_groups_are_compared_where_a_factor_is_known(planned, capsys):
+    _, planned_runs = planned
+    names = scenes.SCHEMA.attributes
+    values = np.zeros(len(predictions(0, 1.0).index), int)  # one ground, so that cells are large enough
+    factors = Factors(names, {"ground": SpuriousFactor(values, names)})
+    for run in planned_runs[:-1]:
+        pretend_to_train(run)
+        pretend_to_evaluate(run, SIGNALS[run.row.name], factors)
+    assert sweep_again(planned, "--only", "plain", "wide") == ExitCode.DONE
+    text = capsys.readouterr().out
+    first, second = ([predictions(seed, SIGNALS[name]) for seed in (0, 1)] for name in ("plain", "wide"))
+    score = functools.partial(resampled_worst_group, attributes=names, factors=factors.factors)
+    expected = bootstrap.compare(first, second, score=score)
+    assert not np.isnan(expected.difference)
+    kept = read_factors(planned_runs[0].workdir)
+    assert kept.attributes == names
+    assert kept.factors["ground"].attributes == names
+    np.testing.assert_array_equal(kept.factors["ground"].values, values)
+    workdir = planned_runs[0].workdir.parent.parent
+    rows = {row["name"]: row for row in json.loads((workdir / "sweep.json").read_text())["rows"]}
+    assert rows["wide"]["comparison"]["worst_group"] == {**expected._asdict(), "verdict": expected.verdict}
+    for shown in (text, (workdir / "sweep.md").read_text(), (workdir / "sweep.html").read_text()):
+        assert "worst group - reference" in shown
 
 
 def test_markdown_and_page_show_every_row_in_its_block(finished):

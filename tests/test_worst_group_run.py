@@ -12,7 +12,7 @@ from wsca_jax import assembly, cli
 from wsca_jax.errors import ExitCode
 from wsca_jax.evaluate import evaluate
 from wsca_jax.metrics import Predictions
-from wsca_jax.metrics.worst_group import find_worst_group
+from wsca_jax.metrics.worst_group import find_worst_group, resampled_worst_group
 
 SCHEMA = AttributeSchema.from_groups(
     "toy", ("wood", "rubber", "dotted"), {"material": (0, 1), "texture": (2,)}
@@ -34,6 +34,40 @@ def rows(logits, labels, known=None, weight=None):
 LABELS = [[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 1, 1]]
 LOGITS = [[9, -9, -9], [9, -9, -9], [9, -9, -9], [-9, -9, -9], [-9, 9, -9], [-9, 9, -9]]
 LAWN = np.array([1, 1, 0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_the_worst_cell_of_a_resample_by_repeating_rows(least):
+    """A resample is the images themselves, some of them several times."""
+    rng = np.random.default_rng(0)
+    found = rows(rng.normal(size=(40, 3)), rng.integers(0, 2, (40, 3)), rng.random((40, 3)) < 0.9)
+    values = {name: rng.integers(0, 3, 40) for name in ("lawn", "light")}
+    factors = {name: SpuriousFactor(v, ("wood", "dotted")) for name, v in values.items()}
+    counts = np.stack([np.ones(40, np.int64), *rng.multinomial(40, np.full(40, 1 / 40), 5)])
+    scores = resampled_worst_group(
+        found, counts, attributes=SCHEMA.attributes, factors=factors, min_cell_examples=least
+    )
+    assert scores[0] == find_worst_group(found, SCHEMA, factors, min_cell_examples=least).accuracy
+    for score, times in zip(scores[1:], counts[1:], strict=True):
+        accuracy = []
+        for codes in values.values():
+            for attribute in (0, 2):
+                known = found.known[:, attribute]
+                right = (found.logits[:, attribute] > 0) == (found.labels[:, attribute] > 0)
+                for label in (0, 1):
+                    for value in range(3):
+                        cell = known & (found.labels[:, attribute] == label) & (codes == value)
+                        if cell.sum() >= least and times[cell].sum():
+                            accuracy.append(np.average(right[cell], weights=times[cell]))
+        assert score == pytest.approx(min(accuracy))
+
+
+def test_without_a_large_cell_a_resample_has_no_worst_group():
+    lawn = {"lawn": SpuriousFactor(LAWN, ("wood",))}
+    scores = resampled_worst_group(
+        rows(LOGITS, LABELS), np.ones((2, 6), np.int64), attributes=SCHEMA.attributes, factors=lawn
+    )
+    assert np.isnan(scores).all()
 
 
 def test_a_factor_meets_only_the_attributes_it_may_go_with():
@@ -75,7 +109,7 @@ def test_small_cells_and_no_factors_give_nothing():
 
 def test_a_factor_of_an_attribute_that_is_not_there():
     lawn = {"lawn": SpuriousFactor(LAWN, ("wood", "moss"))}
-    with pytest.raises(ValueError, match="factor 'lawn': toy has no attribute 'moss'"):
+    with pytest.raises(ValueError, match="factor 'lawn': there is no attribute 'moss'"):
         find_worst_group(rows(LOGITS, LABELS), SCHEMA, lawn)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from wsca_jax.errors import WscaError
 from wsca_jax.evaluations import read_predictions
 from wsca_jax.metrics import Predictions, bootstrap
-from wsca_jax.metrics.bootstrap import Interval
+from wsca_jax.metrics.bootstrap import Interval, Score
 from wsca_jax.metrics.rows import in_source_order
 from wsca_jax.report import format_table
 from wsca_jax.report.tables import format_figure
@@ -71,8 +71,10 @@ def signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.4f}"
 
 
-def compare_predictions(first: Sequence[Predictions], second: Sequence[Predictions]) -> Interval:
-    """`metrics.bootstrap.compare` for predictions that were read from files.
+def compare_predictions(
+    first: Sequence[Predictions], second: Sequence[Predictions], score: Score | None = None
+) -> Interval:
+    """`metrics.bootstrap.compare` for predictions that were read from files, by mAP or another score.
 
     Raises:
       WscaError: the records are not about the same examples and labels.
@@ -84,7 +86,7 @@ def compare_predictions(first: Sequence[Predictions], second: Sequence[Predictio
                 "the runs were evaluated on different examples or labels; evaluate all of them with one "
                 "--data_dir and --split"
             )
-    return bootstrap.compare(first, second)
+    return bootstrap.compare(first, second, score=score)
 
 
 def _truth(run: Predictions) -> tuple[np.ndarray, ...]:

@@ -19,12 +19,16 @@ from wsca_jax.engine.checkpoint import Checkpoints
 from wsca_jax.engine.record import read_run_record
 from wsca_jax.engine.state import TrainState
 from wsca_jax.errors import WscaError
-from wsca_jax.evaluations import write_evaluation
+from wsca_jax.evaluations import Factors, write_evaluation
 from wsca_jax.metrics import Results, compute
 
 
 class Evaluator:
-    """One split and the compiled function that measures a state on it."""
+    """One split and the compiled function that measures a state on it.
+
+    Attributes:
+      factors: what the split's attributes should not depend on.
+    """
 
     def __init__(self, run: Run, source: Source, state: TrainState) -> None:
         """Compiles for states like `state` (arrays or their abstract shapes)."""
@@ -49,7 +53,8 @@ class Evaluator:
 
     def _look_at(self, source: Source, hidden: bool) -> None:
         self._source, self._hidden = source, hidden
-        self._factors = source.spurious_factors() if isinstance(source, SourceWithFactors) else {}
+        factors = source.spurious_factors() if isinstance(source, SourceWithFactors) else {}
+        self.factors = Factors(source.schema.attributes, factors)
 
     def run(self, state: TrainState) -> tuple[Results, dict[str, float]]:
         """Measures the state on the whole split.
@@ -73,7 +78,7 @@ class Evaluator:
     def measure(self, found: engine.Evaluation) -> tuple[Results, dict[str, float]]:
         """The figures of what `predict` found, as `run` returns them."""
         losses = {f"loss/{name}": loss.mean for name, loss in found.losses.items()}
-        return compute(found.predictions, self._source.schema, self._factors), losses | found.gauges
+        return compute(found.predictions, self._source.schema, self.factors.factors), losses | found.gauges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +169,6 @@ def evaluate(
         "losses": losses,
         "results": results.to_json(),
     }
-    path = write_evaluation(workdir, split, figures, found.predictions)
+    path = write_evaluation(workdir, split, figures, found.predictions, evaluator.factors)
     print(f"\nAll figures: {path}")
     return results

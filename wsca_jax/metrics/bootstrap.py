@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +13,16 @@ from wsca_jax.metrics.rows import in_source_order
 
 CHUNK = 250  # resamples at a time, which bounds memory
 
+# (predictions, counts int64 [R, M]) -> float64 [R]: a figure of each resample, in which row i stands
+# counts[r, i] times.
+Score = Callable[[Predictions, Int64[np.ndarray, "R M"]], Float64[np.ndarray, "R"]]
+
 
 class Interval(NamedTuple):
-    """A difference in mAP, and where it lies with the given confidence.
+    """A difference in a figure, and where it lies with the given confidence.
 
     Attributes:
-      difference: mAP of the second model minus that of the first, on the images as they are.
+      difference: the second model's figure minus the first one's, on the images as they are.
       low, high: percentiles of the difference over resampled images.
     """
 
@@ -38,11 +42,12 @@ def compare(
     first: Sequence[Predictions],
     second: Sequence[Predictions],
     *,
+    score: Score | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Compares two models by mAP on the same images, drawn again with replacement.
+    """Compares two models by a figure on the same images, drawn again with replacement.
 
     The same draw of images judges both models and all of their runs, so that what is hard about an image
     cancels out. It says how far the result depends on these images; runs with other seeds are averaged, not
@@ -51,6 +56,7 @@ def compare(
     Args:
       first: predictions of the first model, one record per run.
       second: of the second one, of the same examples.
+      score: the figure; mAP by default.
       resamples: how many draws.
       confidence: of the interval, in (0, 1).
       seed: of the draws.
@@ -66,7 +72,7 @@ def compare(
     rows = len(runs[0].index)
     draws = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), resamples)
     counts = np.concatenate([np.ones((1, rows), np.int64), draws])
-    scores = np.stack([resampled_mAP(run, counts) for run in runs])
+    scores = np.stack([(score or resampled_mAP)(run, counts) for run in runs])
     differences = scores[len(first) :].mean(0) - scores[: len(first)].mean(0)
     tail = 50 * (1 - confidence)
     low, high = np.percentile(differences[1:], [tail, 100 - tail])

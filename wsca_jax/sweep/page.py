@@ -13,6 +13,7 @@ from wsca_jax.sweep.definition import Row, Sweep
 from wsca_jax.sweep.results import FIGURES, RowResult
 from wsca_jax.sweep.tables import (
     HOW_TO_READ,
+    WORST_GROUP_HEADER,
     Block,
     blocks,
     comparison_in,
@@ -20,6 +21,7 @@ from wsca_jax.sweep.tables import (
     format_time,
     shown_figures,
     unfinished,
+    worst_group_cells,
 )
 
 SWEEP_CSS = """
@@ -86,7 +88,7 @@ def _block(block: Block, results: Sequence[RowResult], scale: float) -> str:
     return (
         f"<h2>Compared with {escape(block.reference)}</h2>"
         f'<div class="card wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"{_groups(block)}"
+        f"{_worst_groups(block)}{_groups(block)}"
     )
 
 
@@ -122,6 +124,19 @@ def _interval(interval: Interval, scale: float) -> str:
         f'<small>{bounds}</small></span><div class="interval {verdict}"><u></u>'
         f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i><b style="left:{middle:.1f}%"></b>'
         "</div></div>"
+    )
+
+
+def _worst_groups(block: Block) -> str:
+    """The difference in worst-group accuracy, where there is one."""
+    lines = worst_group_cells(block)
+    if not lines:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in WORST_GROUP_HEADER)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return (
+        '<p class="muted" style="margin:16px 0 8px">Difference in worst-group accuracy</p>'
+        f'<div class="card wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 

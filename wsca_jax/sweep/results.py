@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 
 from wsca_jax.compare import Spread, compare_predictions, spread
 from wsca_jax.errors import WscaError
-from wsca_jax.evaluations import read_predictions
+from wsca_jax.evaluations import Factors, read_factors, read_predictions
 from wsca_jax.metrics import Predictions
 from wsca_jax.metrics.bootstrap import Interval
+from wsca_jax.metrics.worst_group import resampled_worst_group
 from wsca_jax.sweep.definition import Row, Sweep
 from wsca_jax.sweep.runs import SPLIT, SweepRun
 from wsca_jax.writers import METRICS_FILE, read_rows
@@ -33,11 +35,14 @@ class Comparison:
 
     Attributes:
       interval: of the difference in mAP, row minus reference.
+      worst_group: of the difference in worst-group accuracy; None where no factor is known or no cell is
+        large enough.
       groups: {attribute group: difference of the mean mAPs}.
       time: time per training image over the reference's: 1.4 is 40 % slower. NaN where it was not logged.
     """
 
     interval: Interval
+    worst_group: Interval | None
     groups: Mapping[str, float]
     time: float
 
@@ -80,7 +85,8 @@ def gather(sweep: Sweep, runs: Sequence[SweepRun]) -> dict[str, RowResult]:
     finished = {row.name: [run for run in runs if run.row is row and run.figures()] for row in sweep.rows}
     results = {name: _row_result(members) for name, members in finished.items() if members}
     predictions = {name: [read_predictions(run.workdir, SPLIT) for run in finished[name]] for name in results}
-    return {name: _compared(result, results, predictions) for name, result in results.items()}
+    factors = {name: read_factors(finished[name][0].workdir, SPLIT) for name in results}
+    return {name: _compared(result, results, predictions, factors) for name, result in results.items()}
 
 
 def _row_result(runs: Sequence[SweepRun]) -> RowResult:
@@ -117,13 +123,18 @@ def _images_per_second(run: SweepRun) -> float:
 
 
 def _compared(
-    result: RowResult, results: Mapping[str, RowResult], predictions: Mapping[str, Sequence[Predictions]]
+    result: RowResult,
+    results: Mapping[str, RowResult],
+    predictions: Mapping[str, Sequence[Predictions]],
+    factors: Mapping[str, Factors],
 ) -> RowResult:
     name, reference = result.row.name, results.get(result.row.reference)
     if reference is None or reference is result:
         return result
+    both = predictions[reference.row.name], predictions[name]
     try:
-        interval = compare_predictions(predictions[reference.row.name], predictions[name])
+        interval = compare_predictions(*both)
+        worst_group = _compare_worst_groups(*both, factors[reference.row.name])
     except WscaError as error:
         raise WscaError(f"row {name!r} and its reference {reference.row.name!r}: {error}") from error
     groups = {
@@ -132,4 +143,12 @@ def _compared(
         if group in reference.groups
     }
     time = spread(reference.images_per_second).mean / spread(result.images_per_second).mean
-    return dataclasses.replace(result, comparison=Comparison(interval, groups, time))
+    return dataclasses.replace(result, comparison=Comparison(interval, worst_group, groups, time))
+
+
+def _compare_worst_groups(
+    first: Sequence[Predictions], second: Sequence[Predictions], factors: Factors
+) -> Interval | None:
+    score = functools.partial(resampled_worst_group, **factors._asdict())
+    interval = compare_predictions(first, second, score) if factors.factors else None
+    return None if interval is None or math.isnan(interval.difference) else interval

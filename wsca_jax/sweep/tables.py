@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wsca_jax.compare import signed, spread
+from wsca_jax.metrics.bootstrap import Interval
 from wsca_jax.report import format_table
 from wsca_jax.sweep.definition import Sweep
 from wsca_jax.sweep.results import FIGURES, Comparison, RowResult
@@ -16,9 +17,13 @@ FORMAT_VERSION = 1
 HOW_TO_READ = (
     "Figures are means over seeds, ± their sample standard deviation, of the last step on the validation "
     "split. The interval is a paired bootstrap over images, 95 %, of the difference in mAP to the reference, "
-    "seeds averaged: a row helps or hurts where it excludes 0. Time is per training image, as a multiple of "
-    "the reference's, from the logs; runs that shared a machine slowed each other down."
+    "seeds averaged: a row helps or hurts where it excludes 0. So is that of worst-group accuracy, where "
+    "there is one. Time is per training image, as a multiple of the reference's, from the logs; runs that "
+    "shared a machine slowed each other down."
 )
+
+
+WORST_GROUP_HEADER = ("row", "worst group - reference", "95 % interval", "verdict")
 
 
 class Block(NamedTuple):
@@ -68,9 +73,22 @@ def comparison_in(block: Block, result: RowResult) -> Comparison | None:
 def _comparison_cells(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return [format_time(1.0), "-", "-", "reference"]
-    interval = comparison.interval
+    return [format_time(comparison.time), *_interval_cells(comparison.interval)]
+
+
+def _interval_cells(interval: Interval) -> list[str]:
     bounds = f"[{signed(interval.low)}, {signed(interval.high)}]"
-    return [format_time(comparison.time), signed(interval.difference), bounds, interval.verdict]
+    return [signed(interval.difference), bounds, interval.verdict]
+
+
+def worst_group_cells(block: Block) -> list[list[str]]:
+    """A line for each row of a block whose worst group was compared."""
+    found = [(result.row.name, comparison_in(block, result)) for result in block.results]
+    return [
+        [name, *_interval_cells(comparison.worst_group)]
+        for name, comparison in found
+        if comparison is not None and comparison.worst_group is not None
+    ]
 
 
 def format_time(time: float) -> str:
@@ -89,6 +107,8 @@ def as_text(sweep: Sweep, results: Mapping[str, RowResult]) -> str:
     for block in blocks(sweep, results):
         rows = [cells(result, block, figures) for result in block.results]
         parts.append(f"compared with {block.reference}\n\n{format_table(header(figures), rows)}")
+        if worst := worst_group_cells(block):
+            parts.append(format_table(WORST_GROUP_HEADER, worst))
     return "\n\n".join(parts)
 
 
@@ -100,6 +120,8 @@ def as_markdown(sweep: Sweep, results: Mapping[str, RowResult]) -> str:
         head = [*header(figures), "what it is"]
         rows = [[*cells(result, block, figures), result.row.description] for result in block.results]
         parts += [f"## Compared with {block.reference}", _markdown_table(head, rows)]
+        if worst := worst_group_cells(block):
+            parts.append(_markdown_table(WORST_GROUP_HEADER, worst))
     missing = unfinished(sweep, results)
     return "\n\n".join([*parts, *([f"Not finished: {', '.join(missing)}."] if missing else [])]) + "\n"
 
@@ -155,13 +177,18 @@ def _values(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
-    interval = comparison.interval
-    bounds = {name: _number(value) for name, value in interval._asdict().items()}
+    worst = comparison.worst_group
     return {
-        "mAP": {**bounds, "verdict": interval.verdict},
+        "mAP": _interval_json(comparison.interval),
+        "worst_group": None if worst is None else _interval_json(worst),
         "groups": {name: _number(value) for name, value in comparison.groups.items()},
         "time": _number(comparison.time),
     }
+
+
+def _interval_json(interval: Interval) -> dict[str, Any]:
+    bounds = {name: _number(value) for name, value in interval._asdict().items()}
+    return {**bounds, "verdict": interval.verdict}
 
 
 def _number(value: float) -> float | None:
