@@ -202,6 +202,32 @@ class TestProperties:
         value, _ = value_and_gradient(classification.softmax_cross_entropy, *arguments)
         assert float(value) == pytest.approx(math.log(2.0), rel=1e-6)
 
+    def test_exclusive_groups_are_questions_among_the_others(self):
+        """Attributes 0 and 4 by themselves; 1, 2, 3 are one group, 5 and 6 another."""
+        logits, labels, known, weight = random_batch(np.random.default_rng(7), attributes=7)
+        exclusive = np.array([[1, 2, 3], [5, 6, -1]])
+        loss = functools.partial(
+            classification.of_questions, classification.binary_cross_entropy, exclusive=exclusive
+        )
+        value, gradient = value_and_gradient(loss, logits, labels, known, weight)
+        parts = [([0, 4], classification.binary_cross_entropy, classification.count)] + [
+            (group, classification.softmax_cross_entropy, classification.count_rows)
+            for group in ([1, 2, 3], [5, 6])
+        ]
+        found = [
+            (
+                group,
+                *value_and_gradient(loss, *(x[:, group] for x in (logits, labels, known)), weight),
+                float(count(known[:, group], weight)),
+            )
+            for group, loss, count in parts
+        ]
+        total = sum(count for *_, count in found)
+        assert float(classification.count_questions(known, weight, exclusive)) == pytest.approx(total)
+        assert value == pytest.approx(sum(v * count for _, v, _, count in found) / total, rel=1e-5)
+        for group, _, expected, count in found:
+            np.testing.assert_allclose(gradient[:, group], expected * count / total, rtol=1e-4, atol=1e-7)
+
     @pytest.mark.parametrize(
         ("loss", "setting"),
         [

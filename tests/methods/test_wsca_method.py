@@ -1,5 +1,6 @@
 """The WSCA method: what the configuration says is what is built, and labels only reach the loss."""
 
+import dataclasses
 import types
 
 import jax
@@ -61,6 +62,26 @@ def test_the_trunk_s_share_of_the_loss_is_the_same_whatever_the_modules_say(meth
         outputs = types.SimpleNamespace(classifiers=dict.fromkeys(others, zero) | {"trunk": zero + 1})
         expected = np.logaddexp(0, 1) - batch.labels[batch.known & (batch.weight > 0)[:, None]].mean()
         np.testing.assert_allclose(term.fn(outputs, batch, 0), (np.log(2) + expected) / 2, rtol=1e-5)
+
+
+def test_an_exclusive_group_of_the_schema_is_one_question(method, batch):
+    schema = dataclasses.replace(method.schema, exclusive_groups=("shape", "material"))
+    settings = config.load(TINY)
+    term = assembly.build_method(settings, schema).terms[0]
+    zero = jnp.zeros(batch.labels.shape)
+    outputs = types.SimpleNamespace(classifiers={"trunk": zero, "groups": zero})
+    members = [schema.members[schema.groups.index(name)] for name in schema.exclusive_groups]
+    alone = np.delete(batch.known, np.concatenate(members), axis=1)
+    rows = np.concatenate(
+        [batch.labels[:, group].any(1) for group in members]
+    )  # else "none" of them is right
+    expected = alone.sum() * np.log(2) + sum(len(batch.labels) * np.log(len(group) + 1) for group in members)
+    several = np.concatenate([batch.labels[:, group].sum(1) for group in members])
+    expected -= np.log(several[rows]).sum()  # any of several that are present
+    total = alone.sum() + len(rows)
+    assert batch.known.all()
+    np.testing.assert_allclose(term.fn(outputs, batch, 0), expected / total, rtol=1e-5)
+    assert term.count(batch) == total
 
 
 def test_batch_statistics_are_global_or_of_each_device():

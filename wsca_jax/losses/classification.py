@@ -2,16 +2,19 @@
 
 An entry (example, attribute) counts with its example's weight where it is known, and not at all where it is
 unknown: its logit then gets a gradient of exactly 0 (only in `softmax_cross_entropy` do known entries speak
-for their unknown neighbours). Every loss is computed in float32, whatever the logits' precision. `count` and
-`count_rows` give the denominators, for averaging over several batches exactly.
+for their unknown neighbours). Every loss is computed in float32, whatever the logits' precision. `count`,
+`count_rows` and `count_questions` give the denominators, for averaging over several batches exactly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Float32, Num
+from jaxtyping import Array, Bool, Float, Float32, Int, Num
 
 Scalar = Float32[Array, ""]
 
@@ -21,9 +24,17 @@ def count(known: Bool[Array, "B A"], weight: Float[Array, "B"]) -> Scalar:
     return _entry_weight(known, weight).sum()
 
 
-def count_rows(known: Bool[Array, "B K"], weight: Float[Array, "B"]) -> Scalar:
-    """The weighted number of examples with any known entry: what `softmax_cross_entropy` divides by."""
+def count_rows(known: Bool[Array, "B *E K"], weight: Float[Array, "B"]) -> Scalar:
+    """The weighted number of groups with any known entry: what `softmax_cross_entropy` divides by."""
     return _row_weight(known, weight).sum()
+
+
+def count_questions(
+    known: Bool[Array, "B A"], weight: Float[Array, "B"], exclusive: Int[np.ndarray, "E K"]
+) -> Scalar:
+    """What `of_questions` divides by: known entries and exclusive groups with any, weighted."""
+    alone, inside = _split(known, exclusive)
+    return count(alone, weight) + count_rows(inside, weight)
 
 
 def binary_cross_entropy(
@@ -125,13 +136,50 @@ def asymmetric(
     return _mean(-labels * positive - (1.0 - labels) * negative, _entry_weight(known, weight))
 
 
-def softmax_cross_entropy(
-    logits: Float[Array, "B K"],
-    labels: Num[Array, "B K"],
-    known: Bool[Array, "B K"],
+def of_questions(
+    score: Callable[..., Scalar],
+    logits: Float[Array, "B A"],
+    labels: Num[Array, "B A"],
+    known: Bool[Array, "B A"],
     weight: Float[Array, "B"],
+    exclusive: Int[np.ndarray, "E K"],
 ) -> Scalar:
-    """Softmax cross-entropy of an exclusive group, averaged over the examples with any known entry.
+    """The mean over what is asked of each example: each entry by itself, each exclusive group as a whole.
+
+    Args:
+      score: the loss of entries outside of exclusive groups, such as `binary_cross_entropy`.
+      logits, labels, known, weight: its arguments.
+      exclusive: the attributes of each of E groups of which at most one attribute is present, filled up with
+        -1; `softmax_cross_entropy` scores them.
+
+    Returns:
+      A float32 scalar; 0 when no entry is known.
+    """
+    alone, inside = _split(known, exclusive)
+    entries, groups = count(alone, weight), count_rows(inside, weight)
+    total = entries + groups
+    summed = entries * score(logits, labels, alone, weight) + groups * softmax_cross_entropy(
+        logits[:, exclusive], labels[:, exclusive], inside, weight, exclusive >= 0
+    )
+    return summed / jnp.where(total > 0.0, total, 1.0)
+
+
+def _split(
+    known: Bool[Array, "B A"], exclusive: Int[np.ndarray, "E K"]
+) -> tuple[Bool[Array, "B A"], Bool[Array, "B E K"]]:
+    """(known entries outside of exclusive groups, known entries of each of these groups)."""
+    outside = ~np.isin(np.arange(known.shape[1]), exclusive)
+    return known & outside, known[:, exclusive] & (exclusive >= 0)
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "B *E K"],
+    labels: Num[Array, "B *E K"],
+    known: Bool[Array, "B *E K"],
+    weight: Float[Array, "B"],
+    there: Bool[np.ndarray, "*E K"] | bool = True,
+) -> Scalar:
+    """Softmax cross-entropy of exclusive groups, averaged over the groups of examples with any known entry.
 
     At most one of the K attributes is present, so the softmax runs over K + 1 answers: the attributes and
     "none of them", whose logit is 0. (One attribute then wins over "none" where its own logit is positive,
@@ -142,23 +190,25 @@ def softmax_cross_entropy(
         known negatives only: the unknown attributes and "none".
 
     Args:
-      logits: the group's K logits, any float dtype.
+      logits: the K logits of one group or of each of E, any float dtype.
       labels: 0 or 1.
       known: which entries are known. Beside a known positive an unknown entry is as good as negative, because
         the group is exclusive; in a row without any known entry the gradient is exactly 0.
       weight: each example's weight in [0, 1]; 0 for padding.
+      there: which of a group's K attributes exist, where groups differ in size; the others are never known.
 
     Returns:
       A float32 scalar; 0 when no entry is known.
     """
-    answers = jnp.pad(_f32(logits), ((0, 0), (0, 1)))
+    none = jnp.zeros((*logits.shape[:-1], 1))
+    answers = jnp.concatenate([jnp.where(there, _f32(logits), -jnp.inf), none], axis=-1)
     values = jax.nn.logsumexp(answers, axis=-1) - jax.nn.logsumexp(
         answers, axis=-1, where=_open_answers(labels, known)
     )
     return _mean(values, _row_weight(known, weight))
 
 
-def _open_answers(labels: Num[Array, "B K"], known: Bool[Array, "B K"]) -> Bool[Array, "B K+1"]:
+def _open_answers(labels: Num[Array, "*B K"], known: Bool[Array, "*B K"]) -> Bool[Array, "*B K+1"]:
     """Which of the K attributes and "none" the known labels leave open; never nothing."""
     positive = known & (labels > 0)
     decided = positive.any(axis=-1, keepdims=True)
@@ -185,8 +235,9 @@ def _entry_weight(known: Bool[Array, "B A"], weight: Float[Array, "B"]) -> Float
     return jnp.where(known, _f32(weight)[:, None], 0.0)
 
 
-def _row_weight(known: Bool[Array, "B K"], weight: Float[Array, "B"]) -> Float32[Array, "B"]:
-    return jnp.where(known.any(axis=-1), _f32(weight), 0.0)
+def _row_weight(known: Bool[Array, "B *E K"], weight: Float[Array, "B"]) -> Float32[Array, "B *E"]:
+    found = known.any(axis=-1)
+    return jnp.where(found, _f32(weight).reshape(-1, *[1] * (found.ndim - 1)), 0.0)
 
 
 def _mean(values: Float32[Array, "..."], weight: Float32[Array, "..."]) -> Scalar:

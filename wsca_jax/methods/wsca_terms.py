@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -96,7 +97,7 @@ def start_step(config: ConfigDict, total_steps: int) -> int:
 def build_terms(config: ConfigDict, schema: AttributeSchema, model: WSCA) -> list[Term]:
     """Every loss term that this model has. Raises ValueError for a loss that does not exist."""
     fitted = entries_to_fit(config, model)
-    terms = [_classification(config, fitted)]
+    terms = [_classification(config, schema, fitted)]
     if model.frequency is not None:
         terms.append(_frequency(config))
     if model.router is not None:
@@ -132,20 +133,34 @@ def fitted_entries(batch: AttributeBatch, *, fraction: float, seed: int) -> Bool
     return known & ~pseudo_labels.held_out(index, known.shape[1], fraction, seed)
 
 
-def _classification(config: ConfigDict, fitted: Entries) -> Term:
+def _classification(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
     if config.classification not in CLASSIFICATION_LOSSES:
         known = ", ".join(CLASSIFICATION_LOSSES)
         raise ValueError(f"loss.classification is {config.classification!r}; expected one of {known}")
     score = functools.partial(
         CLASSIFICATION_LOSSES[config.classification], **config[config.classification].to_dict()
     )
+    count: Callable[..., Array] = classification.count
+    exclusive = exclusive_attributes(schema)
+    if exclusive.size:
+        score = functools.partial(classification.of_questions, score, exclusive=exclusive)
+        count = functools.partial(classification.count_questions, exclusive=exclusive)
     return Term(
         "classification",
         lambda outputs, batch, step: over_classifiers(
             lambda logits: score(logits, batch.labels, fitted(batch), batch.weight), outputs
         ),
         weight=config.weights.classification,
-        count=lambda batch: classification.count(fitted(batch), jnp.asarray(batch.weight)),
+        count=lambda batch: count(fitted(batch), jnp.asarray(batch.weight)),
+    )
+
+
+def exclusive_attributes(schema: AttributeSchema) -> Int[np.ndarray, "E K"]:
+    """The attributes of each group of which at most one is present, filled up with -1."""
+    members = [schema.members[schema.groups.index(name)] for name in schema.exclusive_groups]
+    longest = max(map(len, members), default=0)
+    return np.array([[*group, *[-1] * (longest - len(group))] for group in members], np.int32).reshape(
+        len(members), longest
     )
 
 
