@@ -288,38 +288,3 @@ class TestPseudoLabelLoss:
             )
             assert value == 0.0
             assert np.all(gradient == 0.0)
-
-
-class TestStatistics:
-    ACCEPTED = np.bool_([[1, 1, 0], [0, 1, 0], [0, 0, 1]])
-    PROBABILITY = np.float32([[0.9, 0.2, 0.9], [0.9, 0.7, 0.1], [0.6, 0.6, 0.6]])
-    KNOWN = np.bool_([[0, 0, 0], [1, 0, 0], [1, 1, 0]])
-    WEIGHT = np.float32([1.0, 0.5, 0.0])
-
-    def test_fixed_numbers(self):
-        truth = np.uint8([[1, 1, 1], [0, 1, 1], [0, 0, 0]])
-        found = pseudo_labels.accepted_statistics(
-            self.ACCEPTED, self.PROBABILITY, self.KNOWN, self.WEIGHT, truth
-        )
-        assert tuple(map(float, found)) == (4.0, 2.5, 2.5, 1.5)
-        assert float(found.fraction) == pytest.approx(2.5 / 4)
-        assert float(found.accuracy) == pytest.approx(1.5 / 2.5)
-
-    def test_truth_that_nobody_knows_is_not_judged(self):
-        truth = np.uint8([[1, 1, 1], [0, 1, 1], [0, 0, 0]])
-        certain = np.bool_([[0, 1, 1], [1, 1, 1], [1, 1, 1]])
-        found = pseudo_labels.accepted_statistics(
-            self.ACCEPTED, self.PROBABILITY, self.KNOWN, self.WEIGHT, truth, certain
-        )
-        assert tuple(map(float, found)) == (4.0, 2.5, 1.5, 0.5)
-
-    def test_without_truth_there_is_no_accuracy(self):
-        found = pseudo_labels.accepted_statistics(self.ACCEPTED, self.PROBABILITY, self.KNOWN, self.WEIGHT)
-        assert tuple(map(float, found)) == (4.0, 2.5, 0.0, 0.0)
-        assert np.isnan(found.accuracy)
-
-    def test_nothing_unknown_is_a_fraction_of_zero(self):
-        found = pseudo_labels.accepted_statistics(
-            self.ACCEPTED & False, self.PROBABILITY, self.KNOWN | True, self.WEIGHT
-        )
-        assert float(found.fraction) == 0.0

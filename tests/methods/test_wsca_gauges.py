@@ -44,6 +44,18 @@ def test_votes_routing_and_graph_by_hand():
     assert figures["spread_trunk"] == pytest.approx(2 * spread, rel=1e-5)
 
 
+def test_accepted_pseudo_labels_are_a_share_of_the_unknown_entries():
+    method = build(without=("frequency", "alignment", "decomposer"))
+    batch = make_batch(method, rows=4)._replace(weight=np.array([1, 1, 0.5, 0], np.float32))
+    accepted = ~batch.known & (np.arange(batch.known.shape[1]) % 3 == 0)
+    shape = (4, *batch.labels.shape[1:])
+    outputs = outputs_of(*np.zeros((2, *shape), np.float32), np.ones((4, 1), np.float32))
+    outputs.pseudo = types.SimpleNamespace(accepted=accepted)
+    found = summarise(method.gauges.measure(outputs, batch, jnp.int32(0)))["pseudo_accepted"]
+    counts = batch.weight[:, None]
+    assert float(found) == pytest.approx((counts * accepted).sum() / (counts * ~batch.known).sum(), rel=1e-5)
+
+
 def test_a_classifier_that_says_the_same_of_every_image_has_no_spread():
     method = build(without=("router", "decomposer", "alignment"))
     batch = make_batch(method, rows=64, known=1.0)

@@ -12,6 +12,7 @@ from wsca_jax import assembly
 from wsca_jax.errors import WscaError
 from wsca_jax.evaluate import Trained
 from wsca_jax.inside.reading import collect, forward
+from wsca_jax.models.decomposer import Decomposition
 from wsca_jax.models.wsca import Outputs
 
 
@@ -42,13 +43,12 @@ def named_layers(outputs: Outputs) -> dict[str, Array]:
     if outputs.groups is not None:
         found["groups"] = outputs.groups
     if outputs.decomposition is not None:
-        found |= _decomposition(outputs)
+        found |= _decomposition(outputs.decomposition)
     found |= {f"logits_{name}": logits for name, logits in outputs.classifiers.items()}
     return found | {"logits": outputs.logits}
 
 
-def _decomposition(outputs: Outputs) -> dict[str, Array]:
-    parts = outputs.decomposition
+def _decomposition(parts: Decomposition) -> dict[str, Array]:
     levels = {f"level_{number}": level.features for number, level in enumerate(parts.levels)}
     assignments = {f"assignment_{number}": level.assignment for number, level in enumerate(parts.levels)}
     merged = {name: assignment for name, assignment in assignments.items() if assignment is not None}

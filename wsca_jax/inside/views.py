@@ -135,6 +135,7 @@ class RoutingRows(NamedTuple):
 def read_routing(variables: Any, outputs: Outputs, batch: Any) -> RoutingRows:
     """What `collect` needs to return `RoutingRows`."""
     routing, present = outputs.routing, (batch.labels > 0) & batch.known
+    assert routing is not None
     return RoutingRows(routing.probabilities, routing.assignment, present, batch.weight)
 
 
@@ -173,6 +174,7 @@ class GraphRows(NamedTuple):
 
 def read_graph(variables: Any, outputs: Outputs, batch: Any) -> GraphRows:
     """What `collect` needs to return `GraphRows`."""
+    assert outputs.decomposition is not None
     return GraphRows(outputs.decomposition.edges, outputs.decomposition.gates, batch.weight)
 
 
@@ -193,6 +195,7 @@ def band_images(trained: Trained, *, examples: int | None = None) -> BandImages:
 
 def read_bands(variables: Any, outputs: Outputs, batch: Any) -> tuple[Array, Array]:
     """What `collect` needs to return both bands."""
+    assert outputs.frequency is not None
     return outputs.frequency.low, outputs.frequency.high
 
 

@@ -6,8 +6,6 @@ rounding q is right. Everything is float32, and every entry of an example of wei
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -163,59 +161,6 @@ def pseudo_label_loss(
     share = jnp.where(accepted, weight[:, None] * quality.astype(jnp.float32), 0.0)
     total = weight.sum() * logits.shape[1]
     return (values * share).sum() / jnp.where(total > 0, total, 1.0)
-
-
-class AcceptedStatistics(NamedTuple):
-    """Counts of entries, weighed by example; float32 scalars. Counts of several batches add up.
-
-    Attributes:
-      unknown: entries that could take a pseudo label.
-      accepted: those that did.
-      judged: accepted entries whose truth is given.
-      correct: judged entries whose rounded pseudo label is the truth.
-    """
-
-    unknown: Scalar
-    accepted: Scalar
-    judged: Scalar
-    correct: Scalar
-
-    @property
-    def fraction(self) -> Scalar:
-        """Accepted share of the unknown entries; 0 where there are none."""
-        return self.accepted / jnp.where(self.unknown > 0, self.unknown, 1.0)
-
-    @property
-    def accuracy(self) -> Scalar:
-        """Share of right ones among the judged; NaN where the truth of none is given."""
-        return self.correct / self.judged
-
-
-def accepted_statistics(
-    accepted: Bool[Array, "B A"],
-    probability: Float[Array, "B A"],
-    known: Bool[Array, "B A"],
-    weight: Float[Array, "B"],
-    truth: Num[Array, "B A"] | None = None,
-    truth_known: Bool[Array, "B A"] | None = None,
-) -> AcceptedStatistics:
-    """How much was accepted and, where the truth is given, how much of it is right. For logs alone.
-
-    Args:
-      accepted: what `accept` returned.
-      probability: q in [0, 1].
-      known: which labels the training had.
-      weight: each example's weight in [0, 1]; 0 for padding.
-      truth: 0 or 1; None where nobody knows it, as in training batches.
-      truth_known: where `truth` can be trusted; None means everywhere.
-    """
-    weight = weight.astype(jnp.float32)[:, None]
-    judged = jnp.zeros_like(accepted) if truth is None else accepted
-    if truth_known is not None:
-        judged = judged & truth_known
-    correct = judged if truth is None else judged & ((probability > 0.5) == (truth > 0))
-    counted = (~known, accepted, judged, correct)
-    return AcceptedStatistics(*((mask * weight).sum() for mask in counted))
 
 
 def _unknown(known: Bool[Array, "B A"], weight: Float[Array, "B"]) -> Bool[Array, "B A"]:

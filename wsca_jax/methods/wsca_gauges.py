@@ -127,10 +127,11 @@ def _judged(fitted: Entries, outputs: Any, batch: Any) -> Bool[Array, "B A"]:
 def _accepted(outputs: Any, batch: Any, step: Array) -> Sums:
     if outputs.pseudo is None:
         return {}
-    found = pseudo_labels.accepted_statistics(
-        outputs.pseudo.accepted, outputs.pseudo.probability, batch.known, batch.weight
-    )
-    return {"pseudo_accepted": found.accepted, "pseudo_unknown": found.unknown}
+    weight = batch.weight[:, None]
+    return {
+        "pseudo_accepted": (weight * outputs.pseudo.accepted).sum(),
+        "pseudo_unknown": (weight * ~batch.known).sum(),
+    }
 
 
 def _graph(outputs: Any, batch: Any, step: Array) -> Sums:

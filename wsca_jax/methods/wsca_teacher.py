@@ -46,5 +46,6 @@ class Teacher:
         if self.whole:
             seen: Any = model.apply(averaged, batch.image, None, train=False)
             return seen.routing.votes, seen.routing.quality
-        found: Any = model.apply(averaged, outputs.routing.features, method=WSCA.votes)
+        routing: Any = outputs.routing  # there is no teacher without a router
+        found: Any = model.apply(averaged, routing.features, method=WSCA.votes)
         return found

@@ -41,9 +41,6 @@ CLASSIFICATION_LOSSES: Mapping[str, Callable[..., Array]] = {
     "asymmetric": classification.asymmetric,
 }
 
-# Rows of the random projections that disentanglement correlates groups by.
-PROJECTION_WIDTH = 8
-
 
 def default_config() -> dict[str, Any]:
     """The `loss` section, with every key there is: a loss's section holds its keyword arguments."""
@@ -237,7 +234,7 @@ def _cmdl(config: ConfigDict) -> Term:
     def fn(outputs: Any, batch: Any, step: Array) -> Array:
         _, groups, dim = outputs.groups.shape
         key = jax.random.fold_in(jax.random.key(0), step)  # other directions at every step
-        projection = disentanglement.projections(key, groups, dim, min(PROJECTION_WIDTH, dim))
+        projection = disentanglement.projections(key, groups, dim)
         return disentanglement.cmdl(outputs.groups, batch.weight, projection, **config.cmdl)
 
     return Term("cmdl", fn, weight=config.weights.cmdl)

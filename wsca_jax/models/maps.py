@@ -86,6 +86,7 @@ def logit_gradients(model: WSCA, variables: Any, outputs: Outputs) -> Float32[Ar
             found: Any = model.apply(variables, branches, outputs, method=WSCA.logits_from_branches)
         return found
 
+    assert outputs.encoding is not None
     found, pull = jax.vjp(logits, outputs.encoding.branches)
 
     def of_one(direction: Float32[Array, "A"]) -> Float[Array, "B G a"]:

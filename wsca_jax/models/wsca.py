@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from wsca_jax.models.alignment import AlignmentHead
+from wsca_jax.models.captions import CaptionPairs
+from wsca_jax.models.cross_modal import Encoding
+from wsca_jax.models.decomposer import Decomposition
+from wsca_jax.models.frequency import Frequency
 from wsca_jax.models.resnet import Stages
+from wsca_jax.models.router import Routing
 
 
 class PseudoLabels(NamedTuple):
@@ -52,12 +58,12 @@ class Outputs(NamedTuple):
     pooled: Float[Array, "B d"]
     stages: Stages
     groups: Float[Array, "B G a"] | None = None
-    frequency: Any = None
-    encoding: Any = None
-    routing: Any = None
-    decomposition: Any = None
-    alignment: Any = None
-    captions: Any = None
+    frequency: Frequency | None = None
+    encoding: Encoding | None = None
+    routing: Routing | None = None
+    decomposition: Decomposition | None = None
+    alignment: AlignmentHead | None = None
+    captions: CaptionPairs | None = None
     log_variances: Float32[Array, "T"] | None = None
     pseudo: PseudoLabels | None = None
 
@@ -88,11 +94,13 @@ class WSCA(nn.Module):
         refined feature and its group's description of the frequency bands, those of them that there are.
       token_stage: the trunk's stage that the tokens come from ("c3", "c4" or "c5").
       top_down: whether the stages after it add what they know to each token.
-      frequency: (image, train) -> record with `token` [B, 1, d].
+      frequency: (image, train) -> `Frequency`, of which the model reads `token` and `groups`.
       fusion: (tokens [B, h, w, d], frequency token [B, 1, d], train) -> tokens.
-      encoder: (tokens, text tokens or None, train) -> record with `tokens` and `branches` [B, G, a].
-      router: (pooled [B, d], train) -> record with `pooled` [B, d]; also `votes`, see `WSCA.votes`.
-      decomposer: (tokens, branches or None, train) -> record with `refined` [B, G, a].
+      encoder: (tokens, token ids of texts or None, train) -> `Encoding`, of which the model reads `tokens`
+        and `branches`, with captions also `text` and `unread`.
+      router: (pooled [B, d], train) -> `Routing`, of which the model reads `pooled`; also `votes`, see
+        `WSCA.votes`.
+      decomposer: (tokens, branches or None, train) -> `Decomposition`, of which the model reads `refined`.
       alignment: (phrase features or None, train) -> what contrastive alignment learns beside the features.
       captions: (pooled [B, d], mean text token [B, d], unread [B], train) -> what image-text alignment
         compares.
@@ -206,7 +214,7 @@ class WSCA(nn.Module):
         return norm(branches, weight=weight, train=train)
 
     def _linear_features(
-        self, stages: Stages, refined: Float[Array, "B G a"] | None, frequency: Any
+        self, stages: Stages, refined: Float[Array, "B G a"] | None, frequency: Frequency | None
     ) -> dict[str, Array]:
         if not self.linear_path:
             return {}
@@ -223,7 +231,7 @@ class WSCA(nn.Module):
         share = self.token_gradient if self.linear_path else 1.0
         return tuple(scale_gradient(stage, share) for stage in found)
 
-    def _align(self, train: bool) -> Any:
+    def _align(self, train: bool) -> AlignmentHead | None:
         if self.alignment is None:
             return None
         if self.phrases is None:
@@ -232,7 +240,9 @@ class WSCA(nn.Module):
         ids = jnp.asarray(self.phrases, jnp.int32)
         return self.alignment(encoder.encode_phrases(ids, train=train), train=train)
 
-    def _compare_captions(self, pooled: Float[Array, "B d"], encoding: Any, train: bool) -> Any:
+    def _compare_captions(
+        self, pooled: Float[Array, "B d"], encoding: Encoding | None, train: bool
+    ) -> CaptionPairs | None:
         if self.captions is None or encoding is None or encoding.text is None:
             return None
         return self.captions(pooled, encoding.text, encoding.unread, train=train)

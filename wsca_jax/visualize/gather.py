@@ -71,8 +71,8 @@ def gather_examples(trained: Trained, examples: int) -> Examples:
             batch.known,
             jax.nn.sigmoid(outputs.logits),  # type: ignore[arg-type]  # NumPy once collected
             read_maps(variables, outputs, batch),
-            tuple(level.assignment for level in levels),
-            None if pyramid is None else pyramid.gates,
+            tuple(level.assignment for level in levels),  # type: ignore[misc]  # all but the first have one
+            None if pyramid is None else pyramid.gates,  # type: ignore[arg-type]
             bands,  # type: ignore[arg-type]  # completed below
         )
 
