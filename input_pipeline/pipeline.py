@@ -86,7 +86,8 @@ def train_batches(
     if start_step < 0:
         raise DataError(f"start_step must be 0 or more, found {start_step}")
     piece = batch_size // shards
-    order = functools.lru_cache(maxsize=4)(functools.partial(_epoch_order, seed, len(source)))
+    # Two: batches in the making may stand on both sides of an epoch's end.
+    order = functools.lru_cache(maxsize=2)(functools.partial(_epoch_order, seed, len(source)))
     rates = class_rates(source, weak_labels)
     protocol = weak_labels if weak_labels is not None and weak_labels.changes else None
     reader = _Reader(source, images, protocol, text, True, allow_corrupt, rates)

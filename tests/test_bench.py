@@ -1,5 +1,6 @@
 """`wsca bench input`: its arithmetic by hand, its options by the command line. How fast is not tested."""
 
+import functools
 import re
 import threading
 
@@ -165,8 +166,20 @@ def test_the_bound_by_hand(shards):
     assert sum(a.nbytes for a in blank_batch(4, 8, 40)[:5]) == batch
     worker = 4 * len(example.image) + 3 * 40 * 60
     options = ImageOptions(8)
-    assert memory.bound(example, options, 4, threads=0) == 2 * batch + worker
-    assert memory.bound(example, options, 4, threads=3) == 8 * batch + 3 * worker
+    assert memory.bound(example, options, 4, threads=0, examples=0) == 2 * batch + worker
+    assert memory.bound(example, options, 4, threads=3, examples=5) == 8 * batch + 3 * worker + 5 * 40
+
+
+@pytest.mark.slow
+def test_the_pipeline_grows_by_no_more_than_the_bound(shards):
+    """With batches that are large beside what a process grows by for other reasons: 4 MiB are allowed it."""
+    options, threads = ImageOptions(256), (0, 1, 2)
+    opened = functools.partial(photographs.open_split, shards)
+    source = opened()
+    held = memory.measure(opened, options, 64, threads, 24)
+    for count, found in zip(threads, held, strict=True):
+        limit = memory.bound(source[0], options, 64, count, len(source))
+        assert 0.5 * limit < found.growth < limit + 2**22
 
 
 def test_the_command_prints_every_figure_of_synthetic_jpegs(capsys, monkeypatch):

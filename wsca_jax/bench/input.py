@@ -125,7 +125,8 @@ def _header(title: str, images: Sequence[contenders.Image], settings: Settings) 
     kind = "encoded" if isinstance(images[0], bytes) else "decoded"
     return (
         f"{title}: {width:g}x{height:g} pixels, {statistics.mean(sizes) / 1e3:.1f} kB {kind}, to "
-        f"{settings.size}x{settings.size}, batches of {settings.batch_size}\n"
+        f"{settings.size}x{settings.size}, batches of {settings.batch_size}; whole images, every label "
+        "known, no captions\n"
         f"Medians of {settings.rounds} turns of {settings.count:,} images; {available_cores()} cores, "
         f"load {os.getloadavg()[0]:.1f}"
     )
@@ -197,7 +198,7 @@ def _memory(open_source: Callable[[], Source], source: Source, settings: Setting
     )
     rows = []
     for threads, held in zip(settings.threads, measured, strict=True):
-        limit = memory.bound(example, settings.images, settings.batch_size, threads)
+        limit = memory.bound(example, settings.images, settings.batch_size, threads, len(source))
         read = format_figure(held.read_per_image / 1e3, 1)
         rows.append((named(threads), _mib(limit), _mib(held.growth), read))
     return format_table(("", "may hold, MiB", "grew by, MiB", "read, kB an image"), rows)

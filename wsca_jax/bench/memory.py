@@ -16,7 +16,10 @@ from input_pipeline.pipeline import train_batches
 from input_pipeline.weak_labels import WeakLabels
 from wsca_jax import allocator
 
-FORMULA = "(2 threads + 2) batches, and for each worker a batch of encoded images and one decoded image"
+FORMULA = (
+    "(2 threads + 2) batches, for each worker a batch of encoded images and one decoded image, and 40 bytes "
+    "for each example of the split"
+)
 
 
 class Held(NamedTuple):
@@ -31,7 +34,12 @@ class Held(NamedTuple):
     read_per_image: float
 
 
-def bound(example: Example, options: ImageOptions, batch_size: int, threads: int) -> int:
+# Of each example: where it lies, its place in the orders of two epochs, and in one that is being made, beside
+# the random number that it is sorted by.
+ORDERS = 5 * 8
+
+
+def bound(example: Example, options: ImageOptions, batch_size: int, threads: int, examples: int) -> int:
     """Bytes that the pipeline may hold; see `FORMULA`.
 
     Of batches, two for each thread wait or are in the making, the caller has one and is given another. A
@@ -42,12 +50,14 @@ def bound(example: Example, options: ImageOptions, batch_size: int, threads: int
       options: geometry of the results.
       batch_size: rows of a batch.
       threads: as for `train_batches`; 0 is one worker, the caller.
+      examples: in the split.
     """
     batch = blank_batch(batch_size, options.size, len(example.labels))
     arrays = sum(array.nbytes for array in batch if array is not None)
     height, width = image_shape(example.image)
     encoded = len(example.image) if isinstance(example.image, bytes) else example.image.nbytes
-    return (2 * threads + 2) * arrays + max(threads, 1) * (batch_size * encoded + 3 * height * width)
+    workers = max(threads, 1) * (batch_size * encoded + 3 * height * width)
+    return (2 * threads + 2) * arrays + workers + ORDERS * examples
 
 
 def measure(
