@@ -7,6 +7,7 @@ tags are ignored, as the data sets' annotations ignore them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import struct
 import zlib
@@ -18,12 +19,28 @@ import simplejpeg
 from jaxtyping import Float64, UInt8
 
 from input_pipeline.errors import CorruptImageError, DataError
+from input_pipeline.untrusted.bounded import from_environment
 
 # The pipeline's own threads work on whole images; threads of OpenCV inside them would only compete.
 cv2.setNumThreads(0)
 
-MAX_PIXELS = 1 << 28
-"""An image that claims more pixels (16,384 squared) is refused before memory is asked for."""
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What an image may claim; `WSCA_IMAGE_PIXELS` in the environment changes it.
+
+    Attributes:
+      pixels: an image of more (16,384 squared) is refused before memory is asked for.
+    """
+
+    pixels: int = 1 << 28
+
+
+@functools.cache
+def limits() -> Limits:
+    """As the environment had them when the first image was read. Raises DataError for no number above 0."""
+    return from_environment(Limits, "WSCA_IMAGE")
+
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -193,8 +210,11 @@ def image_shape(image: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[int, int]:
     height, width = _header_shape(image)
     if height < 1 or width < 1:
         raise CorruptImageError(f"the header claims {height} x {width} pixels")
-    if height * width > MAX_PIXELS:
-        raise CorruptImageError(f"the header claims {height} x {width} pixels, more than {MAX_PIXELS} in all")
+    if height * width > limits().pixels:
+        raise CorruptImageError(
+            f"the header claims {height} x {width} pixels, more than {limits().pixels} in all "
+            "(WSCA_IMAGE_PIXELS)"
+        )
     return height, width
 
 

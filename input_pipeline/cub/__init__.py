@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from input_pipeline.cub import files
 from input_pipeline.cub.attributes import SCHEMA
+from input_pipeline.cub.lists import CERTAINTIES
 from input_pipeline.errors import DataError
 from input_pipeline.images import Box
 from input_pipeline.splits import with_validation
@@ -69,11 +70,12 @@ def _open_official(folder: Path) -> Official:
 
 
 def _reading(options: Options) -> Reading:
-    certainty = files.Options(options.certainty)
+    certainty, sure = files.Options(options.certainty), CERTAINTIES[options.certainty - 1]
     return Reading(
         decode_labels=functools.partial(files.decode_labels, options=certainty),
         view=_bird if options.crop else _everything,
         splitting=None if options.split == "official" else options.split,
+        truth=f"labels of each image, from certainty {options.certainty} ({sure}) on",
     )
 
 

@@ -73,7 +73,8 @@ def test_without_labels_of_images_those_of_classes_are_the_truth(official):
 def test_class_level_labels_in_training_and_the_truth_in_evaluation(official):
     folder = official.write()
     source = cub.open_split(folder, "train", cub.Options(certainty=1))
-    assert source.truth == "labels of each image"
+    assert source.truth == "labels of each image, from certainty 1 (not visible) on"
+    assert cub.open_split(folder, "test", cub.Options()).truth.endswith("from certainty 3 (probably) on")
     weak = WeakLabels(class_level=True, class_present=0.7, class_absent=0.2)
     settings = {"images": ImageOptions(16), "batch_size": len(source), "threads": 0}
     training = next(train_batches(source, weak_labels=weak, seed=0, **settings))

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from input_pipeline.errors import CorruptImageError, DataError
 from input_pipeline.images import (
-    MAX_PIXELS,
     ImageOptions,
     check_complete,
     decode,
     evaluation_box,
     image_shape,
+    limits,
     load,
     random_box,
     resize,
@@ -141,8 +141,20 @@ def test_what_is_no_image_is_named_so(data):
 
 
 def test_an_absurd_size_is_refused_before_memory_is_asked_for():
-    with pytest.raises(CorruptImageError, match=str(MAX_PIXELS)):
+    with pytest.raises(CorruptImageError, match=str(1 << 28)):
         decode(png(zlib.compress(ROWS), width=2**30, height=2**30))
+
+
+def test_the_largest_size_is_the_user_s_choice(monkeypatch):
+    monkeypatch.setenv("WSCA_IMAGE_PIXELS", str(109 * 89 - 1))
+    limits.cache_clear()
+    try:
+        with pytest.raises(CorruptImageError, match="109 x 89 pixels, more than 9700 in all"):
+            decode(ENCODED["baseline"])
+    finally:
+        monkeypatch.undo()
+        limits.cache_clear()
+    assert decode(ENCODED["baseline"]).shape == (109, 89, 3)
 
 
 def test_the_error_names_the_image():
