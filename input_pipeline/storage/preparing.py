@@ -235,7 +235,8 @@ def _make_record(official: Official, storage: Storage, row: int) -> Record:
         ) from error
     box = None if official.boxes is None else Box(*map(int, official.boxes[row]))
     stored, box = storage.apply(image, box)
-    caption = None if official.captions is None else official.captions[row]
+    # Of the features that are declared no record may lack one: an empty caption is none.
+    caption = None if official.captions is None else official.captions[row] or ""
     return Record(stored, official.codes[row], key, box, caption)
 
 
@@ -287,6 +288,8 @@ def _write_tfds_metadata(work: Path, official: Official, splits: Mapping[str, tu
     }
     if official.boxes is not None:
         features["box"] = tfds.features.Tensor(shape=(4,), dtype=np.int64)
+    if official.captions is not None:
+        features["caption"] = tfds.features.Text()
     infos = [
         tfds.core.SplitInfo(
             name=split,

@@ -20,7 +20,7 @@ class Record(NamedTuple):
       codes: uint8 [A], the labels in the data set's own code.
       key: the example's stable name.
       box: the object that the labels are about, in pixels of `image`; None for the whole image.
-      caption: None where there is none.
+      caption: None where the data set has none; read back, also where it is empty.
     """
 
     image: bytes
@@ -70,7 +70,7 @@ def decode_record(data: bytes, attributes: int) -> Record:
         np.frombuffer(labels, np.uint8),
         feature["key"].bytes_list.value[0].decode(),
         Box(*box) if box else None,
-        feature["caption"].bytes_list.value[0].decode() if "caption" in feature else None,
+        (feature["caption"].bytes_list.value[0].decode() or None) if "caption" in feature else None,
     )
 
 

@@ -9,6 +9,8 @@ from official_coco import HEIGHT, WIDTH, OfficialCoco
 from input_pipeline import coco_attributes
 from input_pipeline.errors import DataError
 from input_pipeline.images import Box, ImageOptions, decode, image_shape, load
+from input_pipeline.pipeline import train_batches
+from input_pipeline.weak_labels import WeakLabels
 from wsca_jax import cli
 
 
@@ -138,3 +140,25 @@ def test_prepare_verify_train_and_evaluate_on_the_command_line(coco, tmp_path):
     figures = json.loads((workdir / "evaluation_test.json").read_text())
     assert figures["truth"] == "votes on each object: present from a share of 0.6, absent below 0.4"
     assert figures["results"]["examples"] == len(opened(shards, "test"))
+
+
+def test_training_batches_may_have_the_labels_of_categories(coco):
+    """Rates are counted over the training objects of a category, at the thresholds of the options."""
+    source = opened(coco.write())
+    weak = WeakLabels(class_level=True)
+    settings = {"images": ImageOptions(8), "batch_size": 6, "seed": 0, "threads": 0}
+    batch = next(train_batches(source, weak_labels=weak, **settings))
+    category = coco.category_ids[:6]
+    plain = [source[i] for i in range(6)]
+    for row, index in enumerate(batch.index):
+        same = [example for example, its in zip(plain, category, strict=True) if its == category[index]]
+        known = np.sum([example.known for example in same], axis=0)
+        rates = np.sum([example.labels * example.known for example in same], axis=0) / np.maximum(known, 1)
+        np.testing.assert_array_equal(batch.labels[row], (rates >= 0.6) & (known > 0))
+        np.testing.assert_array_equal(batch.known[row], ((rates >= 0.6) | (rates <= 0.4)) & (known > 0))
+    fewer = WeakLabels(class_level=True, known_fraction=0.3)
+    kept = next(train_batches(source, weak_labels=fewer, **settings)).known  # the same order of examples
+    assert not (kept & ~batch.known).any()
+    assert kept.sum() / batch.known.sum() == pytest.approx(
+        0.3, abs=0.06
+    )  # of 6 x 204 labels, less the unknown

@@ -117,3 +117,31 @@ def test_a_caption_gives_way_where_a_label_is_hidden(captioned):
     whole = hidden.known.all(axis=1)
     assert not whole.all()
     assert not np.isin(hidden.tokens[~whole], zebra).any()
+
+
+def test_prepared_it_is_a_tfds_data_set_with_its_captions(mine, tmp_path):
+    """What TensorFlow Datasets reads; an image without a caption has an empty one there."""
+    import tensorflow_datasets as tfds
+
+    mine.header.append("caption")
+    mine.rows = [[*row, "" if row[0] == "b.png" else f"seen in {row[0]}"] for row in mine.rows]
+    output = folder.prepare(mine.write(), tmp_path / "prepared")
+    data = tfds.builder_from_directory(output).as_data_source("train")
+    found = {data[i]["key"].decode(): data[i] for i in range(len(data))}
+    assert (found["a.jpg"]["caption"], found["b.png"]["caption"]) == (b"seen in a.jpg", b"")
+    source = folder.open_split(output, "train", OPTIONS)
+    assert {source[i].caption for i in range(len(source))} == {"seen in a.jpg", None}
+    assert found["a.jpg"]["labels"].tolist() == [1, 0, 2]  # present, absent, unknown
+    assert found["b.png"]["image"].shape[2] == 3
+
+
+def test_training_batches_may_have_the_labels_of_the_column_class(mine):
+    """The class alone decides: "round" is true of half of the training images of "toy", "red" of all."""
+    mine.header.insert(2, "class")
+    mine.rows = [[*row[:2], "toy" if row[0] in ("a.jpg", "b.png") else "tool", *row[2:]] for row in mine.rows]
+    mine.rows[1][3] = "1"
+    source = folder.open_split(mine.write(), "train", OPTIONS)
+    settings = {"images": ImageOptions(8), "batch_size": 2, "seed": 0, "threads": 0}
+    batch = next(train_batches(source, weak_labels=WeakLabels(class_level=True), **settings))
+    assert batch.labels.tolist() == [[1, 0, 0]] * 2
+    assert batch.known.tolist() == [[True, False, False]] * 2
