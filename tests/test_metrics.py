@@ -18,6 +18,7 @@ from input_pipeline.batch import AttributeBatch, SpuriousFactor
 from input_pipeline.schema import AttributeSchema
 from wsca_jax.errors import DivergedError
 from wsca_jax.metrics import Predictions, compute, merge, rows
+from wsca_jax.report import format_groups
 
 SCHEMA = AttributeSchema.from_groups("toy", ("a", "b", "c", "d"), {"first": (0, 2), "second": (1, 3)})
 
@@ -391,3 +392,17 @@ def test_scalars_name_the_headline_figures():
     assert scalars["first/accuracy"] == found.groups[0].accuracy
     assert scalars["worst_group_accuracy"] == found.worst_group.accuracy
     assert "legacy_group_accuracy" not in scalars
+
+
+def test_a_group_without_attributes_has_no_figures_and_changes_no_other():
+    """COCO Attributes may leave one empty."""
+    attributes, members = SCHEMA.attributes, {"first": (0, 2), "nothing": (), "second": (1, 3)}
+    found = random_predictions()
+    whole = compute(found, SCHEMA)
+    gap = compute(found, AttributeSchema.from_groups("toy", attributes, members))
+    assert gap.overall == whole.overall
+    assert (gap.groups[0], gap.groups[2]) == whole.groups
+    assert gap.mean_group_accuracy == whole.mean_group_accuracy
+    assert math.isnan(gap.groups[1].mAP)
+    assert gap.to_json()["groups"][1]["accuracy"] is None
+    assert [line.split()[0] for line in format_groups(gap).splitlines()[2:]][1] == "nothing"
