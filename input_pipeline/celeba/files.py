@@ -20,6 +20,7 @@ from jaxtyping import Int64, UInt8
 
 from input_pipeline.celeba.attributes import SCHEMA
 from input_pipeline.errors import DataError
+from input_pipeline.splits import Splits, present
 from input_pipeline.storage.official import Classes, Official
 from input_pipeline.untrusted.archives import Archive, open_archive
 from input_pipeline.untrusted.text_lists import Text, is_number
@@ -78,17 +79,32 @@ def open_official(folder: Path) -> Official:
     split_of = _read_partition(paths.partition)
     _check_same_images(paths, keys, split_of)
     images = _Images(paths.images, keys)
+    splits = _splits(keys, split_of)
+    classes = None if paths.identities is None else _read_identities(paths.identities, keys)
     return Official(
         data_set="celeba",
         origin=paths.images,
         schema=SCHEMA,
         keys=keys,
         codes=labels,
-        splits=_splits(keys, split_of),
+        splits=splits,
         read_image=lambda row: images.read(keys[row]),
         fingerprint=_fingerprint(paths),
-        classes=None if paths.identities is None else _read_identities(paths.identities, keys),
+        classes=classes,
+        other_splits={} if classes is None else {"tuning": tuning(classes, splits)},
     )
+
+
+def tuning(classes: Classes, splits: Splits) -> dict[str, Int64[np.ndarray, "n"]]:
+    """Another "train" and "validation" out of the training images, with no person in both.
+
+    About a tenth of the persons is for validation: those of whose number, in decimal digits, the SHA-256 is a
+    multiple of 10. So a person's side is the same in every subset of the data.
+    """
+    drawn = [int(hashlib.sha256(person.encode()).hexdigest(), 16) % 10 == 0 for person in classes.names]
+    train = splits.get("train", np.empty(0, np.int64))
+    aside = np.array(drawn, bool)[classes.of[train]]
+    return present({"train": train[~aside], "validation": train[aside]})
 
 
 def _splits(keys: tuple[str, ...], split_of: dict[str, str]) -> dict[str, Int64[np.ndarray, "n"]]:

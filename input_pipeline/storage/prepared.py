@@ -28,7 +28,7 @@ from input_pipeline.storage.records import Record, decode_record, holds_its_imag
 from input_pipeline.storage.shards import Shard
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _PREPARE_AGAIN = "prepare the data again with `wsca prepare`"
 
@@ -203,7 +203,7 @@ class PreparedSource:
             there = [name for name in self._index.names() if name.startswith(f"{splitting}/")]
             raise DataError(
                 f"{self._folder}: there is no split {splitting}/{split}; it holds "
-                f"{', '.join(there) or 'none of that kind'}; {_PREPARE_AGAIN}"
+                f"{', '.join(there) or 'none of that kind'}; {_PREPARE_AGAIN}, from all official files"
             )
         return positions
 

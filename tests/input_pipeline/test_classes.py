@@ -1,5 +1,7 @@
 """Labels of class level, counted and thresholded."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from official_files import OfficialCeleba
@@ -47,6 +49,34 @@ def test_a_persons_training_images_decide(tmp_path, monkeypatch):
         rates = means[7 if index < 3 else 3]
         np.testing.assert_array_equal(batch.labels[row], rates >= 0.6)
         np.testing.assert_array_equal(batch.known[row], (rates >= 0.6) | (rates <= 0.4))
+
+
+def test_settings_are_chosen_on_other_persons_than_they_are_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "cache"))
+    official = OfficialCeleba(tmp_path / "official", {"0": 40, "1": 4})
+    folder = official.write()
+    of = [row % 20 + 1 for row in range(44)]
+    persons(official, of)
+    person = dict(zip(official.keys, of, strict=True))
+    found = {}
+    for split in ("train", "validation"):
+        source = celeba.open_split(folder, split, celeba.Options(split="tuning"))
+        found[split] = {source[i].key for i in range(len(source))}
+    assert found["train"] | found["validation"] == set(official.keys[:40])
+    aside = {n for n in range(1, 21) if int(hashlib.sha256(b"%d" % n).hexdigest(), 16) % 10 == 0}
+    assert {person[key] for key in found["validation"]} == aside != set()
+    assert not {person[key] for key in found["train"]} & aside
+    with pytest.raises(DataError, match="no split tuning/test"):
+        celeba.open_split(folder, "test", celeba.Options(split="tuning"))
+    with pytest.raises(DataError, match="split is 'half', expected official or tuning"):
+        celeba.Options(split="half")
+
+
+def test_without_persons_there_is_no_tuning_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSCA_CACHE", str(tmp_path / "cache"))
+    folder = OfficialCeleba(tmp_path / "official", {"0": 5}).write()
+    with pytest.raises(DataError, match="no split tuning/train; it holds none of that kind"):
+        celeba.open_split(folder, "train", celeba.Options(split="tuning"))
 
 
 def test_data_without_classes_is_one_line(tmp_path, monkeypatch):

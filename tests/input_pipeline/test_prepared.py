@@ -209,8 +209,8 @@ def test_data_of_another_schema_is_refused(folder):
     [
         ("{", "expected a manifest"),
         ("[]", "expected a manifest"),
-        ('{"format_version": 3}', "expected a manifest"),
-        ('{"format_version": 2}', "expected format version 3, found 2; prepare the data again"),
+        ('{"format_version": 4}', "expected a manifest"),
+        ('{"format_version": 2}', "expected format version 4, found 2; prepare the data again"),
     ],
 )
 def test_a_manifest_that_is_none(folder, text, match):
@@ -226,7 +226,7 @@ def test_the_manifest_holds_what_it_says(folder):
     assert (shard.file, shard.records) == (SHARD, COUNT)
     assert shard.bytes == (folder / SHARD).stat().st_size
     assert shard.sha256 == file_sha256(folder / SHARD)
-    assert json.loads((folder / "manifest.json").read_text())["format_version"] == 3
+    assert json.loads((folder / "manifest.json").read_text())["format_version"] == 4
 
 
 def test_many_shards_read_as_one(made, folder):
