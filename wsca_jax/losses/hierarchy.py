@@ -56,6 +56,14 @@ def consistency(
     """1 - cos(parent, mean of its children), over the tokens of every level that has children.
 
     The children's side carries no gradient: a parent answers for its children, not they for it.
+
+    Args:
+      bottom_up: [B, h, w, c] of each level, the finest first.
+      children: for each level the mean of what it merged, of its own shape; None at the finest.
+      weight: each example's weight in [0, 1]; 0 for padding.
+
+    Returns:
+      A float32 scalar in [0, 2].
     """
     per_level = [
         (1.0 - _cosine(_f32(parent), jax.lax.stop_gradient(_f32(mean)))).mean((1, 2))
@@ -69,6 +77,14 @@ def diversity(residuals: Sequence[Map | None], weight: Float[Array, "B"], *, mar
     """max(cos(r_i, r_j) - margin, 0) over pairs of levels, r_i the mean of level i's residual over tokens.
 
     Only what the levels add is held apart, for their features are meant to agree (`consistency`).
+
+    Args:
+      residuals: [B, h, w, c] of each level; None at the top.
+      weight: each example's weight in [0, 1]; 0 for padding.
+      margin: cosines up to this cost nothing.
+
+    Returns:
+      A float32 scalar in [0, 1 - margin].
 
     Raises:
       ValueError: margin lies outside [-1, 1).
@@ -85,13 +101,20 @@ def structure(features: Sequence[Map], weight: Float[Array, "B"]) -> Scalar:
 
     var is the variance over tokens of features normalised over channels (LayerNorm without parameters),
     averaged over channels; it lies in [0, 1].
+
+    Args:
+      features: [B, h, w, c] of each level, the finest first.
+      weight: each example's weight in [0, 1]; 0 for padding.
+
+    Returns:
+      A float32 scalar in [0, 1].
     """
     spread = [_normalise(_f32(level)).var((1, 2)).mean(-1) for level in features]
     return _mean([jnp.maximum(above - below, 0.0) for below, above in itertools.pairwise(spread)], weight)
 
 
 def graph(edges: Float[Array, "B G G"], weight: Float[Array, "B"]) -> Scalar:
-    """The mean edge between different groups; 0 for a single group."""
+    """The mean edge between different groups, edges being in [0, 1]; 0 for a single group."""
     groups = edges.shape[-1]
     between = jnp.where(np.eye(groups, dtype=bool), 0.0, _f32(edges))
     return _mean([between.sum((1, 2)) / max(groups * (groups - 1), 1)], weight)

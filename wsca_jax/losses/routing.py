@@ -82,7 +82,11 @@ def quality_loss(
 
 
 def load_balance(probabilities: Float[Array, "B E"], weight: Float[Array, "B"]) -> Scalar:
-    """KL(mean over examples of pi || uniform): 0 for equal load, log E where one expert has it all."""
+    """KL(mean over examples of pi || uniform): 0 for equal load, log E where one expert has it all.
+
+    For what it is good for see Shazeer et al., Outrageously Large Neural Networks: The Sparsely-Gated
+    Mixture-of-Experts Layer, 2017, https://arxiv.org/abs/1701.06538 (there with another measure of spread).
+    """
     mean = _mean(probabilities.astype(jnp.float32), weight)
     return (mean * _log(mean * probabilities.shape[-1])).sum()
 
