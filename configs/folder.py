@@ -16,8 +16,8 @@ With few images, begin from torchvision's or timm's weights of the same depth:
 Measured on 2,195 photographs of 50 species of birds with 23 attributes: CUB-200-2011's classes 001 to 050,
 each image labelled like its species, 13 % of the cells empty, where a species is divided. For training are
 1,346 images, 154 for validation, 695 of the same species for testing; figures on these, last step, seed 0,
-measured before a prediction had two sides (docs/modules.md). `benchmarks/cub_as_folder.py` makes such a folder, with
-26 attributes, on which nothing has been measured yet:
+measured before a prediction had two sides (docs/modules.md). `benchmarks/cub_as_folder.py` makes such a
+folder, with 26 attributes, on which nothing has been measured yet:
 
 small with --config.train.epochs=12: mAP 0.799 (chance 0.440), mean accuracy 0.766 (0.625 for the commoner
     value of each attribute), macro F1 0.686
