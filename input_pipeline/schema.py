@@ -95,6 +95,20 @@ class AttributeSchema:
             tuple(i for i, g in enumerate(self.group_of) if g == group) for group in range(self.num_groups)
         )
 
+    @property
+    def families(self) -> dict[str, tuple[int, ...]]:
+        """{what stands before "::" in an attribute's name: positions}, for reports; empty where none has it.
+
+        CUB-200-2011 names its attributes so ("has_bill_shape::dagger"); a name without it is its own family.
+        """
+        if not any("::" in name for name in self.attributes):
+            return {}
+        found: dict[str, tuple[int, ...]] = {}
+        for i, name in enumerate(self.attributes):
+            family = name.partition("::")[0]
+            found[family] = (*found.get(family, ()), i)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """A record of plain lists and strings from which `from_json` rebuilds the schema."""
         return dataclasses.asdict(self)

@@ -406,3 +406,13 @@ def test_a_group_without_attributes_has_no_figures_and_changes_no_other():
     assert math.isnan(gap.groups[1].mAP)
     assert gap.to_json()["groups"][1]["accuracy"] is None
     assert [line.split()[0] for line in format_groups(gap).splitlines()[2:]][1] == "nothing"
+
+
+def test_families_are_summed_up_like_groups():
+    names = ("wing::red", "wing::blue", "leg::red", "leg::blue")
+    groups = {"first": (0, 1), "second": (2, 3)}
+    found = compute(random_predictions(), AttributeSchema.from_groups("toy", names, groups))
+    assert [family.name for family in found.families] == ["wing", "leg"]
+    for family, group in zip(found.families, found.groups, strict=True):
+        assert dataclasses.replace(family, name=group.name) == group
+    assert compute(random_predictions(), SCHEMA).families == ()

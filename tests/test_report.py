@@ -20,7 +20,7 @@ from wsca_jax.goodput import Goodput
 from wsca_jax.metrics import Predictions, compute
 from wsca_jax.report import TrainingReport, environment, format_groups, format_table, write
 from wsca_jax.report.charts import Series, loss_chart, map_chart, series, smooth
-from wsca_jax.report.page import majority_accuracy
+from wsca_jax.report.page import majority_accuracy, render
 from wsca_jax.writers import Row, RunWriter
 
 SCHEMA = AttributeSchema.from_groups(
@@ -257,6 +257,14 @@ def test_page_has_a_row_for_each_group_and_attribute(workdir, report, results):
     ] in page.rows
     names = [row[0] for row in page.rows]
     assert {"colour", "fine texture", "all attributes", "never"} <= set(names)
+
+
+def test_page_has_families_where_names_have_them(report, results):
+    assert "Families" not in render(report, [])
+    wing = dataclasses.replace(results.groups[0], name="has_wing_color")
+    page = render(dataclasses.replace(report, results=dataclasses.replace(results, families=(wing,))), [])
+    assert "<h2>Families</h2>" in page
+    assert "<td>has wing color</td>" in page
 
 
 def test_page_escapes_what_a_schema_may_hold(workdir, report):

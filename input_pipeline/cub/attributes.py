@@ -149,18 +149,6 @@ _EXCEPTIONS = MappingProxyType(
 )
 
 
-def _families() -> dict[str, tuple[int, ...]]:
-    positions, start = {}, 0
-    for family, values in _VALUES.items():
-        positions[family] = tuple(range(start, start + len(values)))
-        start += len(values)
-    return positions
-
-
-FAMILIES: Mapping[str, tuple[int, ...]] = MappingProxyType(_families())
-"""{family: the positions of its attributes}, in the official order."""
-
-
 def _phrase(family: str, value: str) -> str:
     attribute = f"{family}::{value}"
     words = _WORDS.get(value) or value.removesuffix("-like").replace("_", " ").replace("-wings", " wings")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.cub.attributes import FAMILIES, SCHEMA
+from input_pipeline.cub.attributes import SCHEMA
 
 
 def test_the_schema_has_the_official_names_in_their_order():
@@ -27,9 +27,10 @@ def test_the_schema_has_the_official_names_in_their_order():
 
 
 def test_families_and_groups():
-    assert len(FAMILIES) == 28
-    assert [i for positions in FAMILIES.values() for i in positions] == list(range(312))
-    for family, positions in FAMILIES.items():
+    families = SCHEMA.families
+    assert len(families) == 28
+    assert [i for positions in families.values() for i in positions] == list(range(312))
+    for family, positions in families.items():
         assert {SCHEMA.attributes[i].split("::")[0] for i in positions} == {family}
     groups = dict(zip(SCHEMA.groups, SCHEMA.members, strict=True))
     assert {name: len(members) for name, members in groups.items()} == {
@@ -37,9 +38,9 @@ def test_families_and_groups():
         "material": 31,
         "shape": 42,
     }
-    assert {*FAMILIES["has_eye_color"]} <= {*groups["colour"]}
-    assert {*FAMILIES["has_head_pattern"]} <= {*groups["material"]}
-    assert {*FAMILIES["has_size"], *FAMILIES["has_bill_length"]} <= {*groups["shape"]}
+    assert {*families["has_eye_color"]} <= {*groups["colour"]}
+    assert {*families["has_head_pattern"]} <= {*groups["material"]}
+    assert {*families["has_size"], *families["has_bill_length"]} <= {*groups["shape"]}
     assert SCHEMA.hue_sensitive
 
 

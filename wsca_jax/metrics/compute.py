@@ -54,6 +54,7 @@ def compute(
         mean_group_accuracy=_mean(np.array([group.accuracy for group in groups])),
         groups=groups,
         attributes=tuple(_attribute(i, schema, counted) for i in everything),
+        families=tuple(_summary(name, members, counted) for name, members in schema.families.items()),
         worst_group=find_worst_group(rows, schema, factors or {}, min_cell_examples=min_cell_examples),
         legacy_group_accuracy=legacy_group_accuracy(rows, schema),
     )

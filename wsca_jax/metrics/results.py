@@ -113,6 +113,7 @@ class Results:
       mean_group_accuracy: accuracy averaged over the groups, each counting once.
       groups: in the schema's order.
       attributes: in the schema's order.
+      families: of attributes whose names say to which they belong (`AttributeSchema.families`).
       worst_group: None where no factors were given or no cell was large enough.
       legacy_group_accuracy: None except for CelebA.
     """
@@ -123,6 +124,7 @@ class Results:
     mean_group_accuracy: float
     groups: tuple[Summary, ...]
     attributes: tuple[AttributeResult, ...]
+    families: tuple[Summary, ...] = ()
     worst_group: WorstGroup | None = None
     legacy_group_accuracy: LegacyGroupAccuracy | None = None
 

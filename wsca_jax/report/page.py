@@ -45,6 +45,7 @@ def render(report: TrainingReport, rows: Sequence[Row]) -> str:
         _charts(report, rows),
         _pseudo_labels(rows),
         _groups(report.results),
+        _families(report.results),
         _attributes(report.results),
         _timings(report),
         _configuration(report),
@@ -177,14 +178,21 @@ def _pseudo_labels(rows: Sequence[Row]) -> str:
 
 
 def _groups(results: Results) -> str:
-    header = ("group", "attributes", "mAP", "prevalence", "accuracy", "balanced", "F1", "exact match")
-    body = "".join(f"<tr>{_group_cells(group)}</tr>" for group in results.groups)
     foot = f"<tr>{_group_cells(results.overall, 'all attributes')}</tr>"
+    return f"<h2>Groups</h2>{_summaries('group', results.groups, f'<tfoot>{foot}</tfoot>')}"
+
+
+def _families(results: Results) -> str:
+    """Of attributes whose names say to which family they belong."""
+    return f"<h2>Families</h2>{_summaries('family', results.families)}" if results.families else ""
+
+
+def _summaries(kind: str, summaries: Sequence[Summary], foot: str = "") -> str:
+    header = (kind, "attributes", "mAP", "prevalence", "accuracy", "balanced", "F1", "exact match")
+    body = "".join(f"<tr>{_group_cells(summary)}</tr>" for summary in summaries)
     head = "".join(f"<th>{name}</th>" for name in header)
-    return (
-        '<h2>Groups</h2><div class="card wide"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table></div>"
-    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table>"
+    return f'<div class="card wide">{table}</div>'
 
 
 def _group_cells(summary: Summary, name: str = "") -> str:
