@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+import threading
 from collections.abc import Generator, Sequence
 
 import grain
@@ -86,17 +87,15 @@ def train_batches(
     if start_step < 0:
         raise DataError(f"start_step must be 0 or more, found {start_step}")
     piece = batch_size // shards
-    # Two: batches in the making may stand on both sides of an epoch's end.
-    order = functools.lru_cache(maxsize=2)(functools.partial(_epoch_order, seed, len(source)))
+    orders = _Orders(seed, len(source))
     rates = class_rates(source, weak_labels)
     protocol = weak_labels if weak_labels is not None and weak_labels.changes else None
     reader = _Reader(source, images, protocol, text, True, allow_corrupt, rates)
 
     def build(step: int) -> AttributeBatch:
         first = step * batch_size + shard * piece
-        stream = (divmod(position, len(source)) for position in range(first, first + piece))
-        indices = [int(order(epoch)[offset]) for epoch, offset in stream]
-        return reader.batch(indices, piece, _crop_draws(seed, first, piece) if images.random_crop else None)
+        draws = _crop_draws(seed, first, piece) if images.random_crop else None
+        return reader.batch(orders.examples(first, piece), piece, draws)
 
     return _iterate(grain.MapDataset.range(start_step, stop_step).map(build), threads)
 
@@ -278,6 +277,26 @@ class _Reader:
     def _noisy(self) -> bool:
         """Whether labels may be wrong. Asked of the protocol: per example the answer would tell which are."""
         return self.weak_labels is not None and self.weak_labels.noisy
+
+
+class _Orders:
+    """Which example stands where in the stream. The orders of two epochs are kept, for batches that are made
+    at once may stand on both sides of an epoch's end. May be asked from several threads.
+    """
+
+    def __init__(self, seed: int, examples: int) -> None:
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(_epoch_order, seed, examples))
+        self._examples, self._lock = examples, threading.Lock()
+
+    def examples(self, first: int, count: int) -> list[int]:
+        """The examples at `count` positions of the stream, from position `first` on."""
+        found: list[int] = []
+        while len(found) < count:
+            epoch, offset = divmod(first + len(found), self._examples)
+            with self._lock:  # threads that ask at once would each make the order
+                order = self._order(epoch)
+            found += order[offset : offset + count - len(found)].tolist()
+        return found
 
 
 def _epoch_order(seed: int, examples: int, epoch: int) -> Int64[np.ndarray, "examples"]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from input_pipeline.batch import AttributeBatch
+from input_pipeline.schema import AttributeSchema
 from wsca_jax import assembly, config
 from wsca_jax.engine import state as states
 from wsca_jax.engine.optimizer import Optimizer, OptimizerOptions, make_optimizer
@@ -32,6 +33,7 @@ SMALL = (
     "--config.loss.accept.threshold_end=0.5",
     "--config.loss.held_out.fraction=0.3",
 )
+COLOURFUL = 18  # labels of `make_batch` that depend on its images
 MODULES = ("frequency", "encoder", "text", "router", "decomposer", "alignment")
 
 
@@ -50,8 +52,13 @@ class TinyTrunk(nn.Module):
         return Stages(*stages)
 
 
-def build(*overrides: str, without: tuple[str, ...] = (), captions: str = "none") -> Method:
-    """The method of these overrides, with every module but those left out."""
+def build(
+    *overrides: str,
+    without: tuple[str, ...] = (),
+    captions: str = "none",
+    schema: AttributeSchema | None = None,
+) -> Method:
+    """The method of these overrides, with every module but those left out; None is the schema of Scenes."""
     base = config.load("configs/scenes.py:tiny")
     named = [f"--config.model.{name}={'None' if name in without else 'default'}" for name in MODULES]
     small = [o for o in SMALL if not any(o.startswith(f"--config.model.{name}.") for name in without)]
@@ -59,17 +66,20 @@ def build(*overrides: str, without: tuple[str, ...] = (), captions: str = "none"
         "configs/scenes.py:tiny", [*named, *small, f"--config.data.text.captions={captions}", *overrides]
     )
     assert base.data == settings.data or captions != "none"
-    method = assembly.build_method(settings, assembly.data_schema(settings))
+    method = assembly.build_method(settings, schema or assembly.data_schema(settings))
     return dataclasses.replace(method, model=method.model.clone(trunk=TinyTrunk()))
 
 
 def make_batch(method: Method, rows: int = 8, known: float = 0.5, length: int | None = None, seed: int = 0):
-    """Random images whose first labels depend on their colours; `known` of the labels are."""
+    """Noise whose first labels say which of red, green and blue are bright; `known` of the labels are."""
     rng = np.random.default_rng(seed)
     attributes = method.schema.num_attributes
-    image = rng.integers(0, 256, (rows, 32, 32, 3)).astype(np.uint8)
+    bright = rng.random((rows, 3)) < 0.5
+    image = (rng.integers(0, 128, (rows, 32, 32, 3)) + 128 * bright[:, None, None]).astype(np.uint8)
     mask = rng.random((rows, attributes)) < known
-    labels = (rng.random((rows, attributes)) < 0.4) & mask
+    labels = rng.random((rows, attributes)) < 0.4
+    labels[:, :COLOURFUL] = bright[:, np.arange(min(COLOURFUL, attributes)) % 3]
+    labels &= mask
     tokens = None if length is None else rng.integers(1, 60, (rows, length)).astype(np.int32)
     return AttributeBatch(
         image,
@@ -79,6 +89,19 @@ def make_batch(method: Method, rows: int = 8, known: float = 0.5, length: int | 
         np.arange(rows, dtype=np.int32),
         tokens,
     )
+
+
+def make_variables(method: Method, batch: AttributeBatch, seed: int = 0):
+    """Random parameters and statistics: nothing is compiled, no bias is 0 and no scale 1."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        deviation = 0.2 if leaf.ndim < 2 else np.prod(leaf.shape[:-1]) ** -0.5
+        positive = path[-1].key.endswith(("scale", "var"))
+        return (positive + deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))
+    return jax.tree.map_with_path(draw, dict(shapes))
 
 
 def make_state(

@@ -190,6 +190,11 @@ def test_frequency_without_fusion_is_refused():
         make_model(frequency=Frequency())
 
 
+def test_alignment_without_group_features_is_refused():
+    with pytest.raises(ValueError, match="alignment needs group features: set encoder or decomposer"):
+        make_model(alignment=Encoder())
+
+
 def test_images_of_a_batch_do_not_see_each_other(image):
     model = make_model().clone(trunk=ResNet(depth=18, width=4, dtype=jnp.float32))
     variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
