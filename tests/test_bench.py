@@ -167,7 +167,7 @@ def test_the_bound_by_hand(shards):
     worker = 4 * len(example.image) + 3 * 40 * 60
     options = ImageOptions(8)
     assert memory.bound(example, options, 4, threads=0, examples=0) == 2 * batch + worker
-    assert memory.bound(example, options, 4, threads=3, examples=5) == 8 * batch + 3 * worker + 5 * 40
+    assert memory.bound(example, options, 4, threads=3, examples=5) == 8 * batch + 3 * worker + 5 * 64
 
 
 @pytest.mark.slow
@@ -182,6 +182,19 @@ def test_the_pipeline_grows_by_no_more_than_the_bound(shards):
         assert 0.5 * limit < found.growth < limit + 2**22
 
 
+@pytest.mark.slow
+def test_what_grows_with_the_split_is_in_the_bound(tmp_path, monkeypatch):
+    """Tiny images, and many: two epochs and the beginning of a third. 1 MiB is allowed for other reasons."""
+    count, options = 100_000, ImageOptions(8)
+    monkeypatch.setattr(photographs, "EXAMPLES", count)
+    opened = functools.partial(photographs.open_split, photographs.prepare(tmp_path / "many", 8, 8))
+    source = opened()
+    (held,) = memory.measure(opened, options, 500, (2,), 2 * count // 500 + 4)
+    limit = memory.bound(source[0], options, 500, 2, count)
+    assert memory.EACH_EXAMPLE * count > 0.8 * limit
+    assert 0.8 * limit < held.growth < limit + 2**20
+
+
 def test_the_command_prints_every_figure_of_synthetic_jpegs(capsys, monkeypatch):
     monkeypatch.setattr(photographs, "EXAMPLES", 16)
     assert (
@@ -190,6 +203,7 @@ def test_the_command_prints_every_figure_of_synthetic_jpegs(capsys, monkeypatch)
     text = capsys.readouterr().out
     assert "48x32 pixels" in text
     for part in (
+        "whole images, every label known, no captions",
         FULL,
         SCALED,
         named(0),

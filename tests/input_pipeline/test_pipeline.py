@@ -1,8 +1,10 @@
 """Batches: the step is the whole state, shards are slices, threads change nothing, errors arrive."""
 
+import concurrent.futures
 import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from itertools import islice
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from official_files import jpeg
 
+from input_pipeline import pipeline
 from input_pipeline.batch import AttributeBatch, Example, blank_batch, stack
 from input_pipeline.errors import CorruptImageError, CorruptRecordError, DataError
 from input_pipeline.images import ImageOptions, load
@@ -409,3 +412,29 @@ def test_hidden_labels_are_those_that_training_never_sees(toys):
     np.testing.assert_array_equal(known | taught, toys.known)
     assert not (known & taught).any()
     np.testing.assert_array_equal(hidden.labels[: len(toys)], toys.labels * known)
+
+
+def test_an_epochs_order_is_made_once_and_two_are_kept(monkeypatch):
+    """However many threads ask for it at once, and however often."""
+    made, orders_made, together = [], [], threading.Barrier(4)
+
+    def slowly(seed, examples, epoch):
+        time.sleep(0.02)
+        order = np.arange(examples)
+        made.append(epoch)
+        orders_made.append(weakref.ref(order))
+        return order
+
+    def ask(first):
+        together.wait()
+        return orders.examples(first, 10)
+
+    monkeypatch.setattr(pipeline, "_epoch_order", slowly)
+    orders = pipeline._Orders(0, 10)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, 8 * [5]))
+    assert found == 8 * [[*range(5, 10), *range(5)]]
+    assert sorted(made) == [0, 1]
+    assert orders.examples(25, 10) == found[0]
+    assert made == [0, 1, 2, 3]
+    assert [order() is not None for order in orders_made] == [False, False, True, True]
