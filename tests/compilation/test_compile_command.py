@@ -86,6 +86,7 @@ def jax_cannot_print(monkeypatch):
     monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("linear_trunk", "jax_cannot_print")
 def test_a_program_that_cannot_be_read_is_reported_as_far_as_it_is_known(tmp_path, capsys):
     found, programs = tmp_path / "found.json", tmp_path / "programs"

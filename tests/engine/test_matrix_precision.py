@@ -46,6 +46,7 @@ def products(text: str) -> collections.Counter:
     return totals
 
 
+@pytest.mark.slow
 def test_without_modules_everything_is_multiplied_in_bfloat16():
     text, _ = lowered("configs/scenes.py:tiny", "--config.model.dtype=bfloat16")
     convolutions = CONVOLUTION.findall(text)

@@ -46,7 +46,9 @@ def test_golden_figures(depth):
         np.testing.assert_allclose([stage.mean(), (stage**2).mean()], [mean, square], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("depth", "size"), [(18, 64), (26, 64), (50, 64), (50, 224)])
+@pytest.mark.parametrize(
+    ("depth", "size"), [(18, 64), (26, 64), (50, 64), pytest.param(50, 224, marks=pytest.mark.slow)]
+)
 def test_logits_equal_pytorch(depth, size):
     torch = pytest.importorskip("torch")
     sys.path.insert(0, str(TESTS / "goldens"))
