@@ -29,7 +29,9 @@ class Held(NamedTuple):
     """Bytes of one process.
 
     Attributes:
-      growth: by how much its resident memory, files left out, grew at most; NaN where it cannot be read.
+      growth: by how much its resident memory, files left out, grew at most; NaN where it cannot be read. It
+        can be a batch more than what is held: where something small has come to lie in the room that a batch
+        has left, the next batch takes fresh room. Further small things go there first, so one it stays.
       read_per_image: what it read from files for each image; NaN where it cannot be read.
     """
 
