@@ -25,7 +25,7 @@ LAST_STEP = 48
 def command(*arguments: str, devices: int = 1) -> tuple[list[str], dict[str, str]]:
     environment = os.environ | {
         "JAX_LOG_COMPILES": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     }
     return [sys.executable, "-m", "wsca_jax.cli", *arguments], environment
 
