@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from wsca_jax.models.attention import attend
 from wsca_jax.models.branches import AttributeBranches
 
 # Cycles per image side of the position code. A grid of 7 resolves 3.5; the lowest tells the far ends apart.
@@ -78,13 +79,7 @@ class Attention(nn.Module):
         """Reads `memory` for each x. Where nothing is present the result is finite and means nothing."""
         query = self._heads(x, "query", use_bias=True)
         key, value = self._heads(memory, "key"), self._heads(memory, "value")
-        scores = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32)
-        scores = scores / query.shape[-1] ** 0.5
-        if present is not None:
-            # Finite, so that a row without any present token becomes uniform instead of 0 / 0.
-            scores = jnp.where(present[:, None, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        mixed = jnp.einsum("bhqk,bkhc->bqhc", weights, value)
+        mixed, _ = attend(query, key, value, present=present)
         initial = nn.initializers.variance_scaling(self.output_variance, "fan_in", "truncated_normal")
         out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), kernel_init=initial, dtype=self.dtype, name="out")
         return out(mixed)

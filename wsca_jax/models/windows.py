@@ -7,11 +7,12 @@ Who neighbours whom is decided from rows and columns, in NumPy, before anything 
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int
+
+from wsca_jax.models.attention import attend
 
 Grid = tuple[int, int]  # rows, columns
 
@@ -98,19 +99,16 @@ class Attention(nn.Module):
         bias: Float32[Array, "H Q K"] | None = None,
     ) -> tuple[Float[Array, "B Q c"], Float32[Array, "B H Q K"]]:
         """Returns the attended features and each head's attention, which sums to 1 over the keys."""
-        attention = self._attention(queries, keys, bias)
         values = self._heads("value", keys)
-        attended = jnp.einsum("bhqk,bkhf->bqhf", attention.astype(self.dtype), values)
+        if keys.shape[1] == 1:
+            shape = (len(queries), self.num_heads, queries.shape[1], 1)
+            attention = jnp.ones(shape, jnp.float32)
+            attended = jnp.broadcast_to(values, (*queries.shape[:2], *values.shape[2:]))
+        else:
+            asked, offered = self._heads("query", queries), self._heads("key", keys)
+            attended, attention = attend(asked, offered, values, bias=bias)
         attended = attended.reshape(*queries.shape[:2], -1)
         return nn.Dense(keys.shape[-1], dtype=self.dtype, name="output")(attended), attention
-
-    def _attention(self, queries: Array, keys: Array, bias: Array | None) -> Float32[Array, "B H Q K"]:
-        if keys.shape[1] == 1:
-            return jnp.ones((len(queries), self.num_heads, queries.shape[1], 1), jnp.float32)
-        asked, offered = self._heads("query", queries), self._heads("key", keys)
-        logits = jnp.einsum("bqhf,bkhf->bhqk", asked, offered, preferred_element_type=jnp.float32)
-        logits = logits / np.sqrt(asked.shape[-1])
-        return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
 
     def _heads(self, name: str, x: Float[Array, "B N c"]) -> Float[Array, "B N H f"]:
         width = x.shape[-1]
