@@ -36,6 +36,9 @@ class PseudoLabels(NamedTuple):
 class Outputs(NamedTuple):
     """Everything a forward pass knows; jit drops what nobody reads.
 
+    Attention maps are one for each group, in `encoding`. An attribute's map needs a derivative of its logit:
+    `models.maps`.
+
     Attributes:
       logits: float32 [B, A], the prediction; see `weigh_sides`.
       classifiers: {name: float32 [B, A]}, the logits of each classifier. Each is trained by itself.
