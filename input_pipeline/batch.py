@@ -177,19 +177,3 @@ def batch_around(
         index=np.full(rows, -1, np.int32),
         tokens=None if text_length is None else np.zeros((rows, text_length), np.int32),
     )
-
-
-def stack(batches: Sequence[AttributeBatch]) -> AttributeBatch:
-    """Concatenates batches along the first axis. Either all of them have tokens or none has."""
-
-    def joined(field: str) -> np.ndarray:
-        return np.concatenate([getattr(batch, field) for batch in batches])
-
-    return AttributeBatch(
-        image=joined("image"),
-        labels=joined("labels"),
-        known=joined("known"),
-        weight=joined("weight"),
-        index=joined("index"),
-        tokens=None if batches[0].tokens is None else joined("tokens"),
-    )

@@ -34,7 +34,7 @@ class Schedule:
 
     Attributes:
       total: optimiser steps in the run.
-      epoch_of: steps in one epoch, a fraction in general.
+      steps_per_epoch: a fraction in general.
     """
 
     total: int

@@ -3,7 +3,8 @@
     wsca sweep --sweep configs/sweeps/scenes.py:tiny --workdir runs/sweep
 
 tiny: seconds for each of its runs; the figures mean nothing.
-labels: what more labels are worth, and the width at each number of labels. Two rows with a reference each.
+labels: what more labels are worth, and the width at each number of labels: four rows, each beside the one it
+    differs from in one thing.
 """
 
 

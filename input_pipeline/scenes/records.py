@@ -122,11 +122,6 @@ class Factors:
     objects: tuple[SceneObject, ...]
     ground_offset: tuple[float, float]
 
-    @property
-    def background_id(self) -> int:
-        """Position of the background among `Background`."""
-        return list(Background).index(self.background)
-
 
 class Predicate(enum.StrEnum):
     """Spatial relations. `LEFT_OF` is the one that a mirrored image turns around."""

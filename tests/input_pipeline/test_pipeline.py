@@ -13,7 +13,7 @@ import pytest
 from official_files import jpeg
 
 from input_pipeline import pipeline
-from input_pipeline.batch import AttributeBatch, Example, blank_batch, stack
+from input_pipeline.batch import AttributeBatch, Example, blank_batch
 from input_pipeline.errors import CorruptImageError, CorruptRecordError, DataError
 from input_pipeline.images import ImageOptions, load
 from input_pipeline.pipeline import eval_batches, num_eval_batches, train_batches
@@ -60,6 +60,22 @@ class Toys:
 
 
 @pytest.fixture(scope="module")
+def stack(batches: list[AttributeBatch]) -> AttributeBatch:
+    """Concatenates batches along the first axis. Either all of them have tokens or none has."""
+
+    def joined(field: str) -> np.ndarray:
+        return np.concatenate([getattr(batch, field) for batch in batches])
+
+    return AttributeBatch(
+        image=joined("image"),
+        labels=joined("labels"),
+        known=joined("known"),
+        weight=joined("weight"),
+        index=joined("index"),
+        tokens=None if batches[0].tokens is None else joined("tokens"),
+    )
+
+
 def toys():
     return Toys(23)
 

@@ -24,7 +24,7 @@ Compiles the training step for a slice of a TPU pod, on any machine: whether it 
 moves and sends, and how fast it can be at most. Needs the extra `tpu`, but no TPU. cpu:8: 8 CPU devices."""
 
 VISUALIZE = """examples:
-  wsca visualize --workdir runs/scenes
+  wsca visualize --workdir runs/scenes_modules
   wsca visualize --workdir runs/celeba --split test --examples 16 --output figures/celeba
 
 Draws where the model looks for each group and attribute, the pyramid, the frequency bands, the graph and the
@@ -56,6 +56,7 @@ def _add_compile(commands: Commands) -> None:
     parser.add_argument(
         "--config", required=True, nargs="+", metavar="FILE[:VARIANT]", help=f"{CONFIG_HELP}; one or more"
     )
+    add_data_dir(parser, "; needed where the folder says what the attributes are")
     parser.add_argument(
         "--topology", required=True, nargs="+", metavar="CHIP:SIZES", help="such as v5e:16x16; one or more"
     )
@@ -76,7 +77,12 @@ def run_compile(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from wsca_jax import compilation
 
     request = compilation.Request(
-        options.config, overrides, options.topology, options.batch_per_device, options.largest_batch
+        options.config,
+        overrides,
+        options.topology,
+        options.batch_per_device,
+        options.largest_batch,
+        options.data_dir,
     )
     compilation.compile_steps(request, json_file=options.json, programs=options.programs)
 

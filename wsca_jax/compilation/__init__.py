@@ -31,6 +31,7 @@ class Request(NamedTuple):
       topologies: names; each configuration is compiled for each of them.
       batch_per_device: examples on each device, in training and evaluation; None leaves the config's batch.
       largest_batch: whether to search for the largest batch that fits.
+      data_dir: the folder that says what the attributes are, for configurations that need one.
     """
 
     specs: Sequence[str]
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     topologies: Sequence[str]
     batch_per_device: int | None = None
     largest_batch: bool = False
+    data_dir: Path | None = None
 
 
 def compile_steps(
@@ -91,7 +93,7 @@ def _with_largest_batch(step: CompiledStep, request: Request, spec: str, topolog
 
 
 def _config(request: Request, spec: str, topology: Topology, per_device: int | None) -> ConfigDict:
-    config = configs.load(spec, request.overrides)
+    config = configs.load(spec, request.overrides, request.data_dir)
     if per_device is None:
         return config
     with config.unlocked():

@@ -79,7 +79,7 @@ class Checkpoints:
         *,
         keep_latest: int = 2,
         keep_best: int = 1,
-        best_metric: str = "mean_average_precision",
+        best_metric: str = "mAP",
         read_only: bool = False,
     ) -> None:
         if keep_latest < 2:

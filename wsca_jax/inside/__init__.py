@@ -3,7 +3,7 @@
 from pathlib import Path
 from wsca_jax import inside
 
-trained = inside.load(Path("runs/scenes"))
+trained = inside.load(Path("runs/scenes_modules"))
 maps = inside.attention_maps(trained, examples=16)
 features = inside.extract_features(trained, "branches")
 """
