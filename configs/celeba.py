@@ -14,7 +14,8 @@ small: ResNet-18 from scratch, 64 px, 15 epochs. Last step, validation, mean of 
     is spent waiting for data (one epoch on a busy machine)
 laptop_baseline: the trunk of the ablation: a quarter as wide, 48 px, no max pooling, 6x6 tokens, 12 epochs.
     10 % of the labels: mAP 0.516 (0.522, 0.517, 0.509); all: 0.621 (0.620, 0.623, 0.621)
-laptop: the same with every module: 0.519, 0.511 with 10 % of the labels, 0.626 with all (seed 0).
+laptop: the same with every module, which have not been shown to help (docs/modules.md).
+    10 % of the labels: mAP 0.515 (0.519, 0.511, 0.515); all: 0.625 (0.626, 0.627, 0.622)
     `configs/sweeps/celeba.py` measures what all and each of them are worth.
 
 On an accelerator, none of them measured yet:
