@@ -59,7 +59,6 @@ class Toys:
         return Example(image, self.labels[index], self.known[index], f"toy-{index}", caption)
 
 
-@pytest.fixture(scope="module")
 def stack(batches: list[AttributeBatch]) -> AttributeBatch:
     """Concatenates batches along the first axis. Either all of them have tokens or none has."""
 
@@ -76,6 +75,7 @@ def stack(batches: list[AttributeBatch]) -> AttributeBatch:
     )
 
 
+@pytest.fixture(scope="module")
 def toys():
     return Toys(23)
 
