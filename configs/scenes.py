@@ -13,14 +13,15 @@ Does a model lean on what only goes together in training?
     wsca train --config configs/scenes.py:spurious --workdir runs/spurious
     wsca train --config configs/scenes.py:spurious_modules --workdir runs/spurious_modules
 
-spurious: no modules. In training the material is tied to the background in half of the objects, and the colour
-    to the shape in half; in the others they are drawn freely, and in validation in all. 4,096 images, 6 epochs.
-    (At nine in ten, a baseline's worst group is at 0 after 6 epochs, three seeds: nothing left to compare.)
+spurious: no modules. In training the material is tied to the background in half of the objects, and the
+    colour to the shape in half; in the others they are drawn freely, and in validation in all. 4,096 images,
+    6 epochs. (Tied in nine of ten, a baseline's worst group is at 0 after 6 epochs, three seeds: nothing left
+    to compare.)
 spurious_modules: the same with every module.
     Read: worst_group_accuracy, the least over (cue seen or not, attribute present or not), for each
     background with its material and each shape with its colours; and mAP.
-    Found, seeds 0 and 1, 10 and 18 minutes a run on one busy core: mAP 0.770 without modules and 0.778 with them
-    (95 % of the difference: 0.006 to 0.010), worst group 0.035 and 0.041 (-0.010 to 0.028): undecided.
+    Found, seeds 0 and 1, 10 and 18 minutes a run on one busy core: mAP 0.770 without modules and 0.778 with
+    them (95 % of the difference: 0.006 to 0.010), worst group 0.035 and 0.041 (-0.010 to 0.028): undecided.
 
 Does text in training help a model that is then shown images alone?
 
