@@ -20,8 +20,8 @@ spurious: no modules. In training the material is tied to the background in half
 spurious_modules: the same with every module.
     Read: worst_group_accuracy, the least over (cue seen or not, attribute present or not), for each
     background with its material and each shape with its colours; and mAP.
-    Found, seeds 0 and 1, 10 and 18 minutes a run on one busy core: mAP 0.770 without modules and 0.778 with
-    them (95 % of the difference: 0.006 to 0.010), worst group 0.035 and 0.041 (-0.010 to 0.028): undecided.
+    Found, three seeds, 10 and 18 minutes a run on one busy core: mAP 0.772 without modules and 0.776 with
+    them (95 % of the difference: 0.002 to 0.005), worst group 0.033 and 0.041 (-0.005 to 0.024): undecided.
 
 Does text in training help a model that is then shown images alone?
 

@@ -25,7 +25,7 @@ def saved(run, tmp_path_factory):
     states = {step: at_step(run, step) for step in (10, 20, 30)}
     with Checkpoints(workdir, keep_latest=3) as checkpoints:
         for step, state in states.items():
-            checkpoints.save(state, {"mean_average_precision": 1 / step})
+            checkpoints.save(state, {"mAP": 1 / step})
     return workdir, jax.tree.map(np.asarray, states)
 
 

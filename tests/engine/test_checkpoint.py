@@ -58,7 +58,7 @@ def test_a_state_of_eight_devices_restores_bit_equal_onto_others(saved, data, fs
     with Checkpoints(workdir, read_only=True) as checkpoints:
         restored = checkpoints.restore_latest(here.abstract)
     assert restored.step == 30
-    assert restored.metrics == {"mean_average_precision": pytest.approx(1 / 30)}
+    assert restored.metrics == {"mAP": pytest.approx(1 / 30)}
     assert_bit_equal(restored.state, states[30])
     assert jax.tree.structure(restored.state) == jax.tree.structure(here.state)
     jax.tree.map(
@@ -87,11 +87,11 @@ def test_some_fields_can_be_read_alone(saved, run):
 def test_the_latest_and_the_best_are_kept(run, tmp_path):
     with Checkpoints(tmp_path, keep_latest=2, keep_best=1) as checkpoints:
         for step, score in ((1, 0.2), (2, 0.9), (3, float("nan")), (4, 0.5), (5, None), (6, 0.1)):
-            checkpoints.save(at_step(run, step), None if score is None else {"mean_average_precision": score})
+            checkpoints.save(at_step(run, step), None if score is None else {"mAP": score})
     assert checkpoints.steps() == [2, 5, 6]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5", "6"]
     with Checkpoints(tmp_path) as checkpoints:  # a restarted run knows the best one as well
-        checkpoints.save(at_step(run, 7), {"mean_average_precision": 0.3})
+        checkpoints.save(at_step(run, 7), {"mAP": 0.3})
         assert checkpoints.restore_best(run.abstract).step == 2
     assert checkpoints.steps() == [2, 6, 7]
 
@@ -130,9 +130,9 @@ def test_a_fresh_workdir_has_nothing_to_restore(run, tmp_path):
 
 def test_saving_a_step_twice_keeps_the_first(run, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(at_step(run, 1), {"mean_average_precision": 0.5})
+        checkpoints.save(at_step(run, 1), {"mAP": 0.5})
         checkpoints.save(at_step(run, 1))
-        assert checkpoints.restore_latest(run.abstract).metrics == {"mean_average_precision": 0.5}
+        assert checkpoints.restore_latest(run.abstract).metrics == {"mAP": 0.5}
 
 
 # Damage
