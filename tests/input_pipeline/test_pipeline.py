@@ -1,104 +1,25 @@
-"""Batches: the step is the whole state, shards are slices, threads change nothing, errors arrive."""
+"""Training batches: the step is the whole state, shards are slices, threads change nothing."""
 
 import concurrent.futures
-import gc
 import threading
 import time
 import weakref
 from collections import Counter
-from itertools import islice
 
 import numpy as np
 import pytest
-from official_files import jpeg
+from toys import OWN, PHRASES, PLAIN, SCHEMA, WEAK, Toys, assert_all_same, expected_tokens, stack, take, train
 
 from input_pipeline import pipeline
-from input_pipeline.batch import AttributeBatch, Example, blank_batch
-from input_pipeline.errors import CorruptImageError, CorruptRecordError, DataError
 from input_pipeline.images import ImageOptions, load
-from input_pipeline.pipeline import eval_batches, num_eval_batches, train_batches
-from input_pipeline.schema import AttributeSchema
+from input_pipeline.pipeline import eval_batches
 from input_pipeline.text import Text, TextOptions, caption_from_phrases
 from input_pipeline.weak_labels import WeakLabels
-
-A = 6
-SCHEMA = AttributeSchema.from_groups("toys", tuple("abcdef"), {"all": tuple(range(A))})
-PLAIN = ImageOptions(8)
-CROPPED = ImageOptions(8, crop_scale=(0.3, 1.0), crop_ratio=(0.8, 1.25))
-WEAK = WeakLabels(seed=1, known_fraction=0.5)
-OWN = Text(TextOptions("source", length=12), SCHEMA, ["toy number"])
-PHRASES = Text(TextOptions("phrases", length=12), SCHEMA)
-
-
-class Toys:
-    """N examples in memory, every third without a caption.
-
-    `broken` maps positions to what reading or decoding them must meet.
-    """
-
-    schema = SCHEMA
-    truth = "labels of each toy"
-
-    def __init__(self, count, broken=None):
-        rng = np.random.default_rng(count)
-        self.images = [jpeg(i) for i in range(count)]
-        self.labels = rng.integers(0, 2, (count, A)).astype(np.uint8)
-        self.known = rng.random((count, A)) < 0.8
-        self.broken = broken or {}
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        fault = self.broken.get(index)
-        if isinstance(fault, BaseException):
-            raise fault
-        image = self.images[index] if fault is None else fault
-        told = self.labels[index] * self.known[index]
-        caption = f"toy number {index} {told}" if index % 3 else None
-        return Example(image, self.labels[index], self.known[index], f"toy-{index}", caption)
-
-
-def stack(batches: list[AttributeBatch]) -> AttributeBatch:
-    """Concatenates batches along the first axis. Either all of them have tokens or none has."""
-
-    def joined(field: str) -> np.ndarray:
-        return np.concatenate([getattr(batch, field) for batch in batches])
-
-    return AttributeBatch(
-        image=joined("image"),
-        labels=joined("labels"),
-        known=joined("known"),
-        weight=joined("weight"),
-        index=joined("index"),
-        tokens=None if batches[0].tokens is None else joined("tokens"),
-    )
 
 
 @pytest.fixture(scope="module")
 def toys():
     return Toys(23)
-
-
-def train(source, **settings):
-    settings = {"images": CROPPED, "weak_labels": WEAK, "batch_size": 8, "seed": 5} | settings
-    return train_batches(source, **settings)
-
-
-def take(batches, count):
-    taken = list(islice(batches, count))
-    batches.close()
-    return taken
-
-
-def assert_same(a, b):
-    for name, x, y in zip(AttributeBatch._fields, a, b, strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=name)
-
-
-def assert_all_same(a, b):
-    for x, y in zip(a, b, strict=True):
-        assert_same(x, y)
 
 
 def test_a_batch_is_what_its_examples_say(toys):
@@ -119,12 +40,6 @@ def test_batches_of_runs_without_captions_have_no_tokens(toys, text):
     assert take(train(toys, text=text), 1)[0].tokens is None
     evaluation = eval_batches(toys, images=PLAIN, batch_size=8, text=text, captions=True)
     assert take(evaluation, 1)[0].tokens is None
-
-
-def expected_tokens(text, example, labels, known):
-    if text is PHRASES or (example.caption and (known != example.known).any()):
-        return text.encode(caption_from_phrases(SCHEMA, labels, known))
-    return text.encode(example.caption or "")
 
 
 @pytest.mark.parametrize("text", [OWN, PHRASES])
@@ -249,131 +164,6 @@ def test_nothing_in_a_training_batch_depends_on_a_hidden_label(toys, text, weak_
     assert_all_same(take(train(other, **settings), 10), take(train(toys, **settings), 10))
 
 
-def test_evaluation_sees_everything_once_in_order_and_pads(toys):
-    batches = take(eval_batches(toys, images=CROPPED, batch_size=8), 99)
-    assert len(batches) == num_eval_batches(23, 8) == 3
-    whole = stack(batches)
-    np.testing.assert_array_equal(whole.index, [*range(23), -1])
-    np.testing.assert_array_equal(whole.weight, [1.0] * 23 + [0.0])
-    np.testing.assert_array_equal(whole.known[:23], toys.known)
-    np.testing.assert_array_equal(whole.labels[:23], toys.labels * toys.known)
-    np.testing.assert_array_equal(whole.image[5], load(toys.images[5], PLAIN))  # no random windows
-    assert_same(AttributeBatch(*(None if x is None else x[23:] for x in whole)), blank_batch(1, 8, A))
-
-
-def test_evaluation_reads_captions_only_when_asked_and_then_in_full(toys):
-    def tokens(text, captions):
-        batches = eval_batches(toys, images=PLAIN, batch_size=8, text=text, captions=captions)
-        return stack(take(batches, 99)).tokens
-
-    for text in (OWN, PHRASES):
-        silent = tokens(text, False)
-        assert silent.shape == (24, 12)
-        assert not silent.any()
-        told = tokens(text, True)
-        for index in range(23):
-            example = toys[index]
-            expected = expected_tokens(text, example, example.labels, example.known)
-            np.testing.assert_array_equal(told[index], expected)
-        assert not told[23].any()
-
-
-@pytest.mark.parametrize(("count", "batch_size"), [(23, 8), (24, 8), (1, 8), (5, 4), (23, 64)])
-@pytest.mark.parametrize("shards", [1, 2, 4])
-def test_evaluation_shards_have_equally_many_batches_and_miss_nothing(count, batch_size, shards):
-    source = Toys(count)
-    pieces = [
-        take(eval_batches(source, images=PLAIN, batch_size=batch_size, shard=s, shards=shards), 99)
-        for s in range(shards)
-    ]
-    assert {len(piece) for piece in pieces} == {num_eval_batches(count, batch_size)}
-    assert {batch.index.shape for piece in pieces for batch in piece} == {(batch_size // shards,)}
-    whole = take(eval_batches(source, images=PLAIN, batch_size=batch_size), 99)
-    assert_all_same([stack(together) for together in zip(*pieces, strict=True)], whole)
-    assert sorted(stack(whole).index[stack(whole).weight > 0]) == list(range(count))
-
-
-FAULTS = {
-    "truncated image": jpeg(0)[:-30],
-    "not an image": b"<html>",
-    "unreadable record": CorruptRecordError("shard-1, record 7: damaged"),
-}
-
-
-def drain(source, evaluation, **settings):
-    if evaluation:
-        return list(eval_batches(source, images=PLAIN, batch_size=8, **settings))
-    return take(train(source, **settings), 9)
-
-
-@pytest.mark.parametrize("evaluation", [True, False])
-@pytest.mark.parametrize("threads", [0, 2])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_example_is_an_error_that_names_it(fault, threads, evaluation):
-    source = Toys(23, {7: FAULTS[fault]})
-    name = "shard-1, record 7" if fault == "unreadable record" else "toy-7"
-    with pytest.raises(DataError, match=name) as caught:
-        drain(source, evaluation, threads=threads)
-    assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, CorruptRecordError if "record" in fault else CorruptImageError)
-
-
-@pytest.mark.parametrize("evaluation", [True, False])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_example_may_be_skipped_and_counted(fault, evaluation):
-    text = {"text": PHRASES} | ({"captions": True} if evaluation else {})
-    whole = stack(drain(Toys(23), evaluation, **text))
-    skipped = stack(drain(Toys(23, {7: FAULTS[fault]}), evaluation, allow_corrupt=True, **text))
-    rows = whole.index == 7
-    assert rows.any()
-    np.testing.assert_array_equal(skipped.index, whole.index)  # it keeps its place
-    np.testing.assert_array_equal(skipped.weight[rows], 0.0)
-    assert not skipped.known[rows].any()
-    assert not skipped.labels[rows].any()
-    assert not skipped.image[rows].any()
-    assert not skipped.tokens[rows].any()
-    for x, y in zip(skipped, whole, strict=True):
-        np.testing.assert_array_equal(x[~rows], y[~rows])
-
-
-@pytest.mark.parametrize("fault", [MemoryError("no room"), SystemExit(3), ZeroDivisionError()])
-def test_whatever_ends_a_worker_reaches_the_caller(fault):
-    """Never a hang: not an error of ours, not even a worker that exits."""
-    with pytest.raises(type(fault)):
-        drain(Toys(23, {7: fault}), False, allow_corrupt=True)
-
-
-def workers():
-    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
-
-
-def assert_no_workers():
-    deadline = time.monotonic() + 10
-    while workers() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not workers()
-
-
-def test_closing_dropping_finishing_and_failing_all_end_the_threads(toys):
-    assert_no_workers()
-    batches = train(toys, threads=3)
-    next(batches)
-    assert workers()
-    batches.close()
-    assert_no_workers()
-    batches = train(toys, threads=3)
-    next(batches)
-    del batches
-    gc.collect()
-    assert_no_workers()
-    list(eval_batches(toys, images=PLAIN, batch_size=8))
-    assert_no_workers()
-    failing = train(Toys(23, {7: b"broken"}), threads=3)
-    with pytest.raises(DataError):
-        list(failing)
-    assert_no_workers()
-
-
 class Counting(Toys):
     reads = 0
 
@@ -391,43 +181,10 @@ def test_no_more_is_read_ahead_than_promised():
     batches.close()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"batch_size": 6, "shards": 4}, "6 does not divide into 4"),
-        ({"batch_size": 0}, "0 does not divide"),
-        ({"shards": 2, "shard": 2}, "0..1, found 2"),
-        ({"start_step": -1}, "start_step"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused_at_once(toys, settings, message):
-    with pytest.raises(DataError, match=message):
-        train(toys, **settings)
-
-
-def test_an_empty_split_is_refused_at_once():
-    with pytest.raises(DataError, match="holds no examples"):
-        train(Toys(0))
-    with pytest.raises(DataError, match="holds no examples"):
-        eval_batches(Toys(0), images=PLAIN, batch_size=8)
-
-
 def test_one_example_makes_a_batch():
     (batch,) = take(train(Toys(1), batch_size=4), 1)
     np.testing.assert_array_equal(batch.index, 0)
     assert (batch.weight == 1).all()
-
-
-def test_hidden_labels_are_those_that_training_never_sees(toys):
-    batches = list(eval_batches(toys, images=PLAIN, batch_size=8, hidden_by=WEAK))
-    hidden, seen = stack(batches), stack(take(train(toys, images=PLAIN), 3))
-    order = np.argsort(seen.index[: len(toys)])
-    known, taught = hidden.known[: len(toys)], seen.known[: len(toys)][order]
-    assert taught.any()
-    assert known.any()
-    np.testing.assert_array_equal(known | taught, toys.known)
-    assert not (known & taught).any()
-    np.testing.assert_array_equal(hidden.labels[: len(toys)], toys.labels * known)
 
 
 def test_an_epochs_order_is_made_once_and_two_are_kept(monkeypatch):
