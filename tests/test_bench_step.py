@@ -199,6 +199,7 @@ def same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+@pytest.mark.slow
 def test_a_turn_takes_its_steps(prepared):
     before = prepared.batch
     prepared.taking(3)()
@@ -221,6 +222,7 @@ def test_noise_is_a_batch_of_the_spec(tiny, source):
     assert not batch.labels[~batch.known].any()
 
 
+@pytest.mark.slow
 def test_end_to_end_is_training(prepared, restart, source, tiny, tmp_path):
     """Its state is that of plain steps on the run's own batches; each turn reads on; no thread is left."""
     threads = threading.active_count()
@@ -242,6 +244,7 @@ def test_end_to_end_is_training(prepared, restart, source, tiny, tmp_path):
     assert threading.active_count() <= threads
 
 
+@pytest.mark.slow
 def test_the_loader_takes_its_steps_and_does_nothing_with_them(prepared, source, monkeypatch):
     taken = []
     original = assembly.train_batches

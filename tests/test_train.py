@@ -94,6 +94,7 @@ def test_evaluation_of_the_last_step_equals_training_s_own(whole):
     assert again == json.loads((whole / "training_report.json").read_text())["results"]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path):
     workdir = tmp_path / "run"
     process = start(workdir, *TINY)

@@ -43,7 +43,12 @@ def variables(method, batch):
 def test_the_loss_is_masked_binary_cross_entropy(method, variables, batch):
     batch = batch._replace(known=np.random.default_rng(0).random(batch.known.shape) < 0.3)
     prepared = method.augment(batch, None)
-    outputs, _ = method.forward(method.model, variables, None, prepared, jnp.int32(0), False, {})
+
+    @jax.jit
+    def forward(variables, prepared):
+        return method.forward(method.model, variables, None, prepared, jnp.int32(0), False, {})[0]
+
+    outputs = forward(variables, prepared)
     (term,) = method.terms
     mask = batch.known & (batch.weight > 0)[:, None]
     logits = {name: np.asarray(x, np.float64) for name, x in outputs.classifiers.items()}

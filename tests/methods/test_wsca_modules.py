@@ -199,6 +199,7 @@ def test_routing_is_without_noise_in_evaluation_and_sums_to_one():
     np.testing.assert_allclose(routing.probabilities.sum(-1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pseudo_labels_are_used_and_hidden_labels_are_not():
     _, state, batches, reports = trained("11111")
     assert reports[-1].terms["pseudo"] > 0
@@ -207,6 +208,7 @@ def test_pseudo_labels_are_used_and_hidden_labels_are_not():
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.slow
 def test_held_out_labels_teach_the_quality_of_votes_and_nothing_else():
     """Before pseudo labels are accepted; how many may be follows all known labels, the held-out ones too."""
     run = run_of("11111")

@@ -366,7 +366,9 @@ def losses(outputs, weight):
 
 class TestGradients:
     @pytest.mark.parametrize(
-        ("grid", "groups", "branched"), [((4, 3), 3, False), ((2, 2), 1, True), ((1, 1), 2, True)], ids=str
+        ("grid", "groups", "branched"),
+        [pytest.param((4, 3), 3, False, marks=pytest.mark.slow), ((2, 2), 1, True), ((1, 1), 2, True)],
+        ids=str,
     )
     def test_classification_alone_reaches_every_fresh_parameter(self, grid, groups, branched):
         module, rng = build(groups), np.random.default_rng(2)
