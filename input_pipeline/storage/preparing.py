@@ -25,6 +25,7 @@ from jaxtyping import UInt8
 from input_pipeline import text
 from input_pipeline.errors import CorruptImageError, DataError
 from input_pipeline.images import Box, check_complete
+from input_pipeline.room import check_room
 from input_pipeline.storage import prepared
 from input_pipeline.storage.index import INDEX, WORDS
 from input_pipeline.storage.official import Official
@@ -210,18 +211,12 @@ def _check_room(work: Path, shards: Sequence[PlannedShard], make: Callable[[int]
         return
     sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
     each = sum(len(encode_record(make(int(row)))) for row in sample) / len(sample)
-    needed, free = int(SPARE * each * len(rows)), shutil.disk_usage(work).free
-    if needed > free:
-        raise DataError(
-            f"{work.parent}: {len(rows):,} images need about {_size(needed)} and {_size(free)} are free; "
-            "make room, choose another disk, or store smaller images"
-        )
-
-
-def _size(count: int) -> str:
-    """So many bytes, for a message."""
-    unit, power = ("GiB", 30) if count >= 1 << 30 else ("MiB", 20) if count >= 1 << 20 else ("KiB", 10)
-    return f"{count / 2**power:,.1f} {unit}"
+    check_room(
+        work,
+        int(SPARE * each * len(rows)),
+        f"{work.parent}: {len(rows):,} images",
+        "make room, choose another disk, or store smaller images",
+    )
 
 
 def _make_record(official: Official, storage: Storage, row: int) -> Record:

@@ -3,7 +3,8 @@
 An archive is inspected as a whole when it is opened, before any member is read. One bad member refuses all of
 it: absolute paths, `..`, backslashes, links, devices, encrypted or sparse members, compression within a zip
 other than deflate, two members of one name, or more and larger members than `Limits` allows. A member takes
-no more memory than it claims. Nothing is written to disk, but for a compressed tar that is read backwards.
+no more memory than it claims. Nothing is written to disk, but for a compressed tar, which is unpacked into a
+temporary file when its members are read, if there is room.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from input_pipeline.errors import DataError
+from input_pipeline.room import check_room
 from input_pipeline.untrusted.bounded import from_environment
 
 # A decompressor's own complaints about damaged input, beside OSError and EOFError.
@@ -157,8 +159,8 @@ class ZipArchive:
 
 
 class TarArchive:
-    """The members of a tar file. The first time that a compressed one is read backwards, it is unpacked once
-    into a temporary file without a name: every other such read would start over.
+    """The members of a tar file. A compressed one is read to its end to see what it claims, and unpacked into
+    a temporary file without a name when a member is asked for: every read backwards would start over.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
@@ -223,6 +225,7 @@ class _HeaderReader:
         opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), io.open)
         self._file: IO[bytes] = opener(path, "rb")  # type: ignore[operator]
         self._path, self._compressed = path, opener is not io.open
+        self._size = 0  # decompressed, known once the end has been seen
         self.limit: int | None = _TAR_HEADER_BYTES
 
     def read(self, size: int = -1) -> bytes:
@@ -243,11 +246,18 @@ class _HeaderReader:
             left -= len(part)
             if left < 0:
                 raise _refused(self._path, f"more than {_TAR_FILLING_BYTES} bytes follow its end mark")
+        self._size = self.tell()
 
     def unpack(self) -> None:
         """Makes reading anywhere cheap. Within the limits: the whole was decompressed to see its headers."""
         if not self._compressed:
             return
+        place = tempfile.gettempdir()
+        advice = (
+            "make room there, set TMPDIR to a folder that has it, or unpack the archive yourself and give "
+        )
+        advice += "its folder"
+        check_room(Path(place), self._size, f"{self._path}: its files, to be unpacked into {place},", advice)
         unpacked: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the archive
         try:
             self._file.seek(0)
@@ -256,10 +266,7 @@ class _HeaderReader:
             unpacked.close()
             if error.errno is None:  # a decompressor's, not the disk's
                 raise
-            raise DataError(
-                f"{self._path}: cannot be unpacked into {tempfile.gettempdir()}: {error}; make room there, "
-                "set TMPDIR to a folder that has it, or unpack the archive yourself and give its folder"
-            ) from error
+            raise DataError(f"{self._path}: cannot be unpacked into {place}: {error}; {advice}") from error
         self._file.close()
         self._file, self._compressed = unpacked, False
 

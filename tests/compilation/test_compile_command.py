@@ -45,6 +45,7 @@ def linear_trunk(monkeypatch):
     monkeypatch.setattr(assembly, "build_method", with_linear_trunk)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("linear_trunk")
 def test_a_tiny_step_for_two_topologies(tmp_path, capsys):
     """Twice the devices at the same batch on each: the same share of the state, and more to send."""

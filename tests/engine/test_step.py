@@ -36,7 +36,10 @@ def one_device():
     return losses(run), run.host()
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(4, 1), (8, 1), (1, 4), (1, 8), (2, 4)])
+@pytest.mark.parametrize(
+    ("data", "fsdp"),
+    [(8, 1), (2, 4), *(pytest.param(*x, marks=pytest.mark.slow) for x in [(4, 1), (1, 4), (1, 8)])],
+)
 def test_every_layout_trains_alike(one_device, data, fsdp):
     run = Run(make_method(dropout=0.2, augment=noisy), make_layout(data, fsdp), ema_decay=0.9)
     expected_losses, expected = one_device

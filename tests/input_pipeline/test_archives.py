@@ -334,3 +334,18 @@ def test_no_room_for_unpacking_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(DataError, match=r"a.tgz: cannot be unpacked into .*No space left.*set TMPDIR"):
         archive.read("a")
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("a", "b"):
+            info = tarfile.TarInfo(name)
+            info.size = 30_000
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    archive = open_archive(path)
+    free = shutil._ntuple_diskusage(1 << 40, 1 << 40, 50 << 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *arguments: pytest.fail("it began all the same"))
+    with pytest.raises(DataError, match=r"a.tgz: .* need about 70.0 KiB and 50.0 KiB are free; .*TMPDIR"):
+        archive.read("a")

@@ -65,6 +65,7 @@ def test_a_classifier_that_says_the_same_of_every_image_has_no_spread():
     assert 0 <= figures["spread_groups"] < 5e-3
 
 
+@pytest.mark.slow
 def test_sums_of_two_batches_give_the_figures_of_both():
     method = build(without=("frequency", "alignment", "decomposer"))
     rng = np.random.default_rng(0)

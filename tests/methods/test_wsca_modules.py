@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny_model import COLOURFUL, MODULES, build, evaluate, make_batch, make_state
+from tiny_model import COLOURFUL, MODULES, build, evaluate, evaluator, make_batch, make_state, make_variables
 
 from wsca_jax.engine.optimizer import Optimizer
 from wsca_jax.engine.sharding import Layout, make_mesh
@@ -40,7 +40,7 @@ TERMS_OF = {
 # Rows in which every pair of switches takes all four settings.
 PAIRWISE = ("00000", "01111", "10110", "11001", "11100", "00011")
 TEXT = " and text"
-TRAINED = ("11111", *(pytest.param(bits, marks=pytest.mark.slow) for bits in (*PAIRWISE, f"11111{TEXT}")))
+TRAINED = ("11111", *PAIRWISE, f"11111{TEXT}")
 
 
 def method_of(bits, *overrides, **kwargs):
@@ -129,18 +129,21 @@ def gradients_of(bits):
     return jax.jit(lambda state, batch: _pass(state, batch, method, optimizer, layout, keys).gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", TRAINED)
 def test_a_setting_trains_and_evaluates(bits):
     method, state, batches, reports = trained(bits)
     assert all(report.finite for report in reports)
     assert reports[-1].terms["classification"] < reports[0].terms["classification"]
-    first = evaluate(method, state.evaluation_variables, batches[0])
-    second = evaluate(method, state.evaluation_variables, batches[0])
+    outputs = evaluator(method)
+    first = outputs(state.evaluation_variables, batches[0])
+    second = outputs(state.evaluation_variables, batches[0])
     assert np.isfinite(first.logits).all()
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", TRAINED)
 def test_every_parameter_of_an_enabled_module_gets_a_gradient(bits):
     """By the optimiser's second moment: a mean of squares, in which no gradient cancels another."""
@@ -171,22 +174,33 @@ def test_classification_alone_reaches_every_module():
     np.testing.assert_array_equal(passed.combined.total, passed.combined.terms["classification"])
 
 
+@functools.cache
+def untrained():
+    """Every module with random parameters, a batch, and what (variables, batch) come to, compiled once."""
+    method = method_of("11111")
+    batch = make_batch(method)
+    return make_variables(method, batch), batch, evaluator(method)
+
+
 def test_permuting_the_images_permutes_the_predictions():
-    method, state, batches, _ = trained("11111")
-    order = np.random.default_rng(3).permutation(len(batches[0].weight))
-    shuffled = jax.tree.map(lambda x: x[order], batches[0])
-    whole = evaluate(method, state.variables, batches[0]).logits
-    np.testing.assert_allclose(evaluate(method, state.variables, shuffled).logits, whole[order], atol=1e-5)
+    variables, batch, outputs = untrained()
+    order = np.random.default_rng(3).permutation(len(batch.weight))
+    shuffled = jax.tree.map(lambda x: x[order], batch)
+    whole = outputs(variables, batch).logits
+    np.testing.assert_allclose(outputs(variables, shuffled).logits, whole[order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_of_other_labels_lose_the_accuracy():
     """Nothing but the images can tell it, in a run of 50 steps."""
     run = run_of("11111")
     state, _ = run.train(make_batch(run.method, known=1.0, seed=seed) for seed in range(50))
     fresh = make_batch(run.method, rows=64, known=1.0, seed=50)
 
+    outputs = evaluator(run.method)
+
     def accuracy(images):
-        logits = evaluate(run.method, state.evaluation_variables, fresh._replace(image=images)).logits
+        logits = outputs(state.evaluation_variables, fresh._replace(image=images)).logits
         return ((logits > 0) == (fresh.labels > 0))[:, :COLOURFUL].mean()
 
     assert accuracy(fresh.image) > 0.8
@@ -194,8 +208,8 @@ def test_images_of_other_labels_lose_the_accuracy():
 
 
 def test_routing_is_without_noise_in_evaluation_and_sums_to_one():
-    method, state, batches, _ = trained("11111")
-    routing = evaluate(method, state.variables, batches[0]).routing
+    variables, batch, outputs = untrained()
+    routing = outputs(variables, batch).routing
     np.testing.assert_allclose(routing.probabilities.sum(-1), 1, atol=1e-6)
 
 
@@ -271,9 +285,10 @@ def test_text_is_read_where_there_is_some_and_not_needed():
     named = flatten_dict(state.params, sep="/")
     assert any("text" in path for path in named)
     blank = batch._replace(tokens=np.zeros_like(batch.tokens))
-    with_text = evaluate(method, state.variables, batch).logits
-    without = evaluate(method, state.variables, blank).logits
-    never = evaluate(method, state.variables, batch._replace(tokens=None)).logits
+    outputs = evaluator(method)
+    with_text = outputs(state.variables, batch).logits
+    without = outputs(state.variables, blank).logits
+    never = outputs(state.variables, batch._replace(tokens=None)).logits
     assert np.abs(with_text - without).max() > 1e-4
     np.testing.assert_allclose(without, never, atol=1e-6)
     assert not any(
@@ -316,10 +331,11 @@ def test_the_whole_teacher_looks_at_the_images_as_they_are_and_the_model_at_dist
         prepared = method.augment(batch, None)
         return method.forward(method.model, variables, teacher, prepared, jnp.int32(0), True, keys)[0]
 
-    outputs, expected = train(state.variables), evaluate(method, teacher, batch).routing
+    outputs, evaluated = train(state.variables), evaluator(method)
+    expected = evaluated(teacher, batch).routing
     np.testing.assert_allclose(outputs.pseudo.probability, jax.nn.sigmoid(expected.votes), atol=1e-5)
     np.testing.assert_allclose(outputs.pseudo.quality, jax.nn.sigmoid(expected.quality), atol=1e-5)
-    undistorted = evaluate(method, state.variables, batch)  # this trunk knows no statistics of batches
+    undistorted = evaluated(state.variables, batch)  # this trunk knows no statistics of batches
     assert float(jnp.abs(outputs.stages.c2 - undistorted.stages.c2).mean()) > 0.01
 
 

@@ -112,12 +112,17 @@ def make_state(
     return states.create(method, optimizer, batch, seed=0, layout=layout), optimizer, layout
 
 
-def evaluate(method: Method, variables, batch: AttributeBatch):
-    """Outputs in evaluation, compiled."""
+def evaluator(method: Method):
+    """(variables, batch) -> outputs in evaluation, compiled once per shape."""
 
     @jax.jit
     def run(variables, batch):
         prepared = method.augment(batch, None)
         return method.forward(method.model, variables, None, prepared, jnp.int32(0), False, {})[0]
 
-    return run(variables, batch)
+    return run
+
+
+def evaluate(method: Method, variables, batch: AttributeBatch):
+    """Outputs in evaluation, where they are asked for once."""
+    return evaluator(method)(variables, batch)

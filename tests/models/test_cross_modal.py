@@ -232,6 +232,7 @@ def test_the_program_does_not_grow_with_the_groups(tokens):
     assert operations(2) == operations(8)
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does_without_gathering_the_batch():
     module = make_encoder(depth=1)
     arguments = normal(16, 2, 3, HIDDEN), np.tile(IDS, (4, 1))

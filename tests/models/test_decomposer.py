@@ -384,6 +384,7 @@ class TestGradients:
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
             assert np.abs(leaf).max() > 1e-5, jax.tree_util.keystr(path)
 
+    @pytest.mark.slow
     def test_the_losses_alone_reach_the_pyramid_and_the_graph(self):
         module, variables, tokens, branches = setting()
 

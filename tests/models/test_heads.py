@@ -1,5 +1,7 @@
 """Group heads: every attribute is scored by its own group's classifier, all in one computation."""
 
+import functools
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,13 @@ def heads():
     module = GroupHeads(GROUP_OF, hidden_size=8, attr_dim=6, dropout=0.5, dtype=jnp.float32)
     pooled = jax.random.normal(jax.random.key(1), (5, 10))
     refined = jax.random.normal(jax.random.key(2), (5, 4, 6))
-    return (
-        module,
-        with_statistics(module.init(jax.random.key(0), pooled, refined, train=False)),
-        pooled,
-        refined,
-    )
+    variables = jax.jit(lambda key: module.init(key, pooled, refined, train=False))(jax.random.key(0))
+    return module, with_statistics(variables), pooled, refined
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(module, variables, pooled, *more):
+    return module.apply(variables, pooled, *more, train=False)
 
 
 def with_statistics(variables):
@@ -61,16 +64,17 @@ def test_logits_equal_a_loop_over_attributes(heads):
         row = {0: 0, 2: 1, 3: 2}[group]
         hidden = np.maximum(x @ p["hidden_kernel"][row] + p["hidden_bias"][row], 0)
         expected[:, attribute] = hidden @ p["kernel"][attribute] + p["bias"][attribute]
-    found = module.apply(variables, pooled, refined, train=False)
+    found = evaluate(module, variables, pooled, refined)
     assert set(found) == {"groups"}
     np.testing.assert_allclose(found["groups"], expected, atol=1e-5)
 
 
 def test_an_absent_part_drops_out_of_the_sum(heads):
     module, variables, pooled, refined = heads
-    alone = module.init(jax.random.key(0), pooled, None, train=False)
-    without = module.apply(alone, pooled, None, train=False)["groups"]
-    zero = module.apply(
+    alone = jax.jit(lambda key: module.init(key, pooled, None, train=False))(jax.random.key(0))
+    without = evaluate(module, alone, pooled)["groups"]
+    zero = evaluate(
+        module,
         {
             **variables,
             "params": alone["params"] | {"centre": variables["params"]["centre"]},
@@ -78,7 +82,6 @@ def test_an_absent_part_drops_out_of_the_sum(heads):
         },
         pooled,
         jnp.zeros_like(refined),
-        train=False,
     )["groups"]
     np.testing.assert_allclose(without, zero, rtol=1e-5, atol=1e-6)  # two programs: sums in another order
 
@@ -89,6 +92,7 @@ def test_what_all_images_share_reaches_no_classifier(heads, dtype, atol):
     module, variables, pooled, refined = heads
     module = module.clone(dtype=dtype)
 
+    @jax.jit
     def train(shared):
         found, updated = module.apply(
             variables,
@@ -111,6 +115,7 @@ def test_examples_of_weight_0_stay_out_of_the_statistics(heads):
     module, variables, pooled, refined = heads
     weight = jnp.array([1.0, 1, 1, 0, 0])
 
+    @jax.jit
     def train(pooled):
         found, updated = module.apply(
             variables,
@@ -148,11 +153,10 @@ def with_linear(heads, linear):
 def test_linear_classifiers_by_hand(heads, linear, with_linear):
     module, _, pooled, refined = heads
     p = jax.device_get(with_linear["params"])
-    found = module.apply(with_linear, pooled, refined, linear, train=False)
+    found = evaluate(module, with_linear, pooled, refined, linear)
     assert set(found) == {"groups", "trunk", "refined"}
-    np.testing.assert_allclose(
-        found["groups"], module.apply(with_linear, pooled, refined, train=False)["groups"], atol=1e-6
-    )
+    alone = evaluate(module, with_linear, pooled, refined)["groups"]
+    np.testing.assert_allclose(found["groups"], alone, atol=1e-6)
     expected = np.asarray(linear["trunk"]) @ p["linear_trunk"]["kernel"] + p["linear_trunk"]["bias"]
     np.testing.assert_allclose(found["trunk"], expected, atol=1e-5)
     read = centred(with_linear, "linear_refined_norm", linear["refined"])
@@ -181,8 +185,8 @@ def test_every_parameter_has_a_gradient(heads, linear, with_linear):
 
 def test_a_group_only_moves_its_own_logits(heads):
     module, variables, pooled, refined = heads
-    base = module.apply(variables, pooled, refined, train=False)["groups"]
-    moved = module.apply(variables, pooled, refined.at[:, 2, 0].add(1.0), train=False)["groups"]
+    base = evaluate(module, variables, pooled, refined)["groups"]
+    moved = evaluate(module, variables, pooled, refined.at[:, 2, 0].add(1.0))["groups"]
     changed = np.abs(moved - base).max(axis=0) > 1e-6
     np.testing.assert_array_equal(changed, np.asarray(GROUP_OF) == 2)
 
@@ -191,7 +195,9 @@ def test_logits_are_float32_in_bfloat16_compute():
     module = GroupHeads(GROUP_OF, hidden_size=8, attr_dim=6)
     linear = {"trunk": jnp.ones((2, 5), jnp.bfloat16), "bands": jnp.ones((2, 4, 3), jnp.bfloat16)}
     pooled = jnp.ones((2, 4), jnp.bfloat16)
-    found, _ = module.init_with_output(jax.random.key(0), pooled, None, linear, train=False)
+    found, _ = jax.eval_shape(
+        lambda key: module.init_with_output(key, pooled, None, linear, train=False), jax.random.key(0)
+    )
     assert {logits.dtype for logits in found.values()} == {jnp.dtype(jnp.float32)}
 
 
@@ -204,6 +210,7 @@ def test_logits_have_more_digits_than_bfloat16():
         "trunk": jnp.asarray(rng.normal(size=(16, 5)), jnp.bfloat16),
         "bands": jnp.asarray(rng.normal(size=(16, 4, 3)), jnp.bfloat16),
     }
-    found, _ = module.init_with_output(jax.random.key(0), pooled, None, linear, train=False)
+    initialise = jax.jit(lambda key: module.init_with_output(key, pooled, None, linear, train=False))
+    found, _ = initialise(jax.random.key(0))
     for name, logits in found.items():
         assert (logits != logits.astype(jnp.bfloat16)).mean() > 0.9, name

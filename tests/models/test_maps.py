@@ -150,7 +150,7 @@ def test_plain_gradients_would_add_up_to_nothing():
     np.testing.assert_allclose((x * jax.grad(logit)(x)).sum(-1), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["plain", "decomposed"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("decomposed", marks=pytest.mark.slow)])
 def test_the_logits_of_the_branches_are_the_model_s(name, request):
     model, variables, outputs, _ = request.getfixturevalue(name)
 

@@ -203,6 +203,7 @@ def test_every_parameter_has_a_gradient_from_the_start(router, initial, pooled):
         assert np.mean(leaf != 0) > 0.5, path
 
 
+@pytest.mark.slow
 def test_a_training_run_of_the_losses_tells_good_votes_from_bad():
     """Attribute 0 shows in the image, attribute 1 is a coin: r must learn to say so."""
     rng = np.random.default_rng(0)

@@ -28,7 +28,10 @@ def test_pooling_equals_pytorch(height, width, grid):
 @pytest.mark.parametrize(("size", "expected"), [((2, 2), (2, 2)), ((7, 7), (7, 7)), ((4, 12), (4, 7))])
 def test_small_maps_keep_their_own_grid(size, expected):
     feature = jnp.ones((1, *size, 4))
-    tokens, _ = VisualTokens(hidden_size=8).init_with_output(jax.random.key(0), feature, train=False)
+    module = VisualTokens(hidden_size=8)
+    tokens, _ = jax.eval_shape(
+        lambda key: module.init_with_output(key, feature, train=False), jax.random.key(0)
+    )
     assert tokens.shape == (1, *expected, 8)
 
 
@@ -47,7 +50,7 @@ def test_interpolation_equals_pytorch(size, grid):
 def test_coarser_maps_tell_each_token_of_its_own_place():
     fine, coarse = jax.random.normal(jax.random.key(1), (1, 6, 6, 4)), jnp.ones((1, 3, 3, 8))
     module = VisualTokens(hidden_size=16, dtype=jnp.float32)
-    variables = module.init(jax.random.key(0), fine, coarse, train=False)
+    variables = jax.jit(lambda key: module.init(key, fine, coarse, train=False))(jax.random.key(0))
     see = jax.jit(lambda above: module.apply(variables, fine, above, train=False))
     changed = np.abs(see(coarse.at[0, 0, 0].add(1.0)) - see(coarse)).max((0, -1)) > 1e-6
     assert changed[:2, :2].all()
@@ -59,10 +62,14 @@ def test_coarser_maps_tell_each_token_of_its_own_place():
 def test_dropout_only_in_training():
     feature = jax.random.normal(jax.random.key(1), (4, 3, 3, 8))
     module = VisualTokens(hidden_size=64, dropout=0.5)
-    variables = module.init(jax.random.key(0), feature, train=False)
-    first, second = (module.apply(variables, feature, train=False) for _ in range(2))
+    variables = jax.jit(lambda key: module.init(key, feature, train=False))(jax.random.key(0))
+    evaluate = jax.jit(lambda: module.apply(variables, feature, train=False))
+    first, second = evaluate(), evaluate()
     np.testing.assert_array_equal(first, second)
-    dropped, _ = module.apply(
-        variables, feature, train=True, rngs={"dropout": jax.random.key(2)}, mutable=["batch_stats"]
-    )
+
+    @jax.jit
+    def train(key):
+        return module.apply(variables, feature, train=True, rngs={"dropout": key}, mutable=["batch_stats"])[0]
+
+    dropped = train(jax.random.key(2))
     assert jnp.mean(dropped == 0) > jnp.mean(first == 0) + 0.2
