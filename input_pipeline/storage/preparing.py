@@ -240,10 +240,7 @@ def _write_index(path: Path, official: Official) -> None:
     order = np.concatenate([*official.splits.values()])
     arrays: dict[str, Any] = {"labels": official.codes[order]}
     if official.classes is not None:
-        arrays["class_of"], arrays["class_names"] = (
-            official.classes.of[order],
-            np.array(official.classes.names),
-        )
+        arrays["class_of"] = official.classes.of[order]
         if official.classes.rates is not None:
             arrays["class_rates"] = official.classes.rates
     if official.captions is not None:
