@@ -7,6 +7,10 @@ class DataError(ValueError):
     """Data, or a setting about it, that cannot be used as it stands. The message is one line for the user."""
 
 
+class NoRoomError(DataError):
+    """A disk that is full, or too small for what is about to be written. Nothing is wrong with the data."""
+
+
 class CorruptExampleError(DataError):
     """One example cannot be read. The rest of the data set may be fine, so a run may choose to skip it."""
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, NoRoomError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cannot_write(error: OSError, message: str) -> DataError:
+    """What to raise for an error of writing: a full disk, or a path that cannot be written."""
+    return NoRoomError(message) if error.errno in FULL else DataError(message)
 
 
 def check_room(folder: Path, needed: int, what: str, advice: str) -> None:
-    """Raises DataError where the disk of `folder` has fewer than `needed` bytes free.
+    """Raises NoRoomError where the disk of `folder` has fewer than `needed` bytes free.
 
     Args:
       what: who needs them, the beginning of the message.
@@ -17,7 +25,7 @@ def check_room(folder: Path, needed: int, what: str, advice: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise DataError(f"{what} need about {_size(needed)} and {_size(free)} are free; {advice}")
+        raise NoRoomError(f"{what} need about {_size(needed)} and {_size(free)} are free; {advice}")
 
 
 def _size(count: int) -> str:

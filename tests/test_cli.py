@@ -1,5 +1,6 @@
 """The command line: help a person can use, and one clear line with a non-zero exit for every bad input."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -233,6 +234,14 @@ def test_prepare_then_verify_and_a_flipped_bit(official, tmp_path, capsys):
     shard.chmod(0o644)
     shard.write_bytes(data)
     expect_one_line(capsys, run("verify", "--data", "celeba", "--data_dir", shards), str(shards), "problem")
+
+
+def test_a_disk_too_small_for_what_is_prepared_has_a_code_of_its_own(official, tmp_path, monkeypatch, capsys):
+    free = type(shutil.disk_usage(tmp_path))(10**9, 10**9, 1000)
+    command = ("prepare", "--data", "celeba", "--data_dir", official, "--output", tmp_path / "x")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    assert run(*command) == ExitCode.OUT_OF_DISK
+    assert "1.0 KiB are free; make room" in capsys.readouterr().err
 
 
 def test_scenes_have_nothing_to_prepare(tmp_path, capsys):

@@ -13,7 +13,7 @@ class ExitCode(enum.IntEnum):
     CRASH = 1  # a fault of ours: a traceback was printed
     BAD_INPUT = 2  # config, data or workdir: one line says what to do
     DIVERGED = 3  # too many non-finite steps in a row
-    OUT_OF_DISK = 4  # saving did not fit; the last good step is intact
+    OUT_OF_DISK = 4  # a checkpoint or prepared data did not fit; the last good step is intact
     DAMAGED = 5  # no checkpoint of the workdir passes its checksums
     PREEMPTED = 75  # SIGTERM: saved, start again with the same command
     INTERRUPTED = 130  # Ctrl-C; the last saved checkpoint is intact

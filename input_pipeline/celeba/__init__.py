@@ -51,7 +51,7 @@ _FILES = FileDataSet(
     "CelebA's official files",
     files.find,
     SCHEMA,
-    files.open_official,
+    lambda folder, cache: files.open_official(folder),
     files.fingerprint,
     _reading,
 )

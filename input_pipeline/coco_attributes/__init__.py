@@ -19,7 +19,6 @@ from input_pipeline.images import Box
 from input_pipeline.storage.file_data_set import FileDataSet
 from input_pipeline.storage.official import Official
 from input_pipeline.storage.prepared import Reading
-from input_pipeline.storage.preparing import cache_root
 from input_pipeline.storage.reencode import MARGIN
 
 __all__ = ["SCHEMA", "Options", "open_split", "prepare", "recognises", "schema", "verify"]
@@ -57,9 +56,9 @@ class Options:
             )
 
 
-def _open_official(folder: Path) -> Official:
+def _open_official(folder: Path, cache: Path) -> Official:
     """The official files, by way of the votes' short form; each object becomes an image of its own."""
-    official = files.open_official(folder, cache_root(None) / SCHEMA.name / "votes")
+    official = files.open_official(folder, cache / "votes")
     return dataclasses.replace(official, shared_images=True)
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 
 from input_pipeline.coco_attributes.lexicon import ATTRIBUTES
 from input_pipeline.errors import DataError
+from input_pipeline.room import cannot_write
 from input_pipeline.untrusted.unpickling import Limits, read_pickle
 
 SPLITS = ("train2014", "val2014")
@@ -122,7 +123,9 @@ def convert(annotation: Path, output: Path, limits: Limits | None = None) -> Vot
             os.fsync(file.fileno())
         os.replace(scratch, output)
     except OSError as error:
-        raise DataError(f"{output}: cannot be written: {error.strerror}; choose a folder that can") from error
+        raise cannot_write(
+            error, f"{output}: cannot be written: {error.strerror}; choose a folder that can"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, or was moved into place
             scratch.unlink()

@@ -55,7 +55,7 @@ class Options:
             raise DataError(f"cub: split is {self.split!r}, expected {known}")
 
 
-def _open_official(folder: Path) -> Official:
+def _open_official(folder: Path, cache: Path) -> Official:
     """The official files, with validation images and the split that keeps species apart."""
     official = files.open_official(folder)
     splits = with_validation(official.splits, official.keys)

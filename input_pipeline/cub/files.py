@@ -118,9 +118,9 @@ def find(folder: Path) -> Place:
 def open_official(folder: Path) -> Official:
     """Opens and cross-checks the official files.
 
-    Examples follow the order in which the images are stored (by path in a folder): a compressed archive must
-    be read forwards, by one thread, since every way back starts over. Keys are the paths below `images/`. The
-    splits are the official "train" and "test"; `splits.with_validation` and `class_disjoint` give others.
+    Examples follow the order in which the images are stored (by path in a folder). Keys are the paths below
+    `images/`. The splits are the official "train" and "test"; `splits.with_validation` and `class_disjoint`
+    give others.
 
     Without image_attribute_labels.txt every code is 0: only the classes' rates tell of attributes.
 

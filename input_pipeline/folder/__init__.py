@@ -33,7 +33,7 @@ class Options:
     cache_dir: str | None = None
 
 
-def _open_official(folder: Path) -> Official:
+def _open_official(folder: Path, cache: Path) -> Official:
     """The folder, with validation images."""
     official = files.open_official(folder)
     splits = with_validation(official.splits, official.keys)

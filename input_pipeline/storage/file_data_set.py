@@ -34,7 +34,8 @@ class FileDataSet:
       files: what its folder holds, for messages, such as "CelebA's official files".
       find: finds the official files in a folder; raises DataError where there are none.
       meaning: what its labels mean; or, where every folder says so itself, how to read that from one.
-      open_official: reads and cross-checks the official files of a folder.
+      open_official: (folder, cache) -> its official files, read and cross-checked; the cache is a folder for
+        what is converted once, which need not exist.
       fingerprint: hexadecimal digits that change when these files do. Quick: it reads no image.
       reading: options -> how records become examples.
     """
@@ -43,7 +44,7 @@ class FileDataSet:
     files: str
     find: Callable[[Path], object]
     meaning: AttributeSchema | Callable[[Path], AttributeSchema]
-    open_official: Callable[[Path], Official]
+    open_official: Callable[[Path, Path], Official]
     fingerprint: Callable[[Path], str]
     reading: Callable[[Any], Reading]
 
@@ -79,14 +80,17 @@ class FileDataSet:
         """
         folder = origin = self.existing(data_dir)
         if not prepared.is_prepared(folder):
-            root = preparing.cache_root(options.cache_dir) / self.name
-            entry = root / f"{self.fingerprint(folder)}-{prepared.FORMAT_VERSION}"
-            folder = preparing.cached(self.open_official, folder, entry)
+            cache = self._cache(options.cache_dir)
+            entry = cache / f"{self.fingerprint(folder)}-{prepared.FORMAT_VERSION}"
+            folder = preparing.cached(lambda files: self.open_official(files, cache), folder, entry)
         return PreparedSource(folder, split, self.schema(folder, options), self.reading(options), origin)
 
     def prepare(self, source_dir: Path, output_dir: Path, *, shortest: int | None = None) -> Path:
         """Writes the official files as shards; see `preparing.prepare`."""
-        return preparing.prepare(self.open_official, self.existing(source_dir), output_dir, shortest=shortest)
+        cache, folder = self._cache(None), self.existing(source_dir)
+        return preparing.prepare(
+            lambda files: self.open_official(files, cache), folder, output_dir, shortest=shortest
+        )
 
     def verify(self, data_dir: Path, options: FileOptions) -> VerifyReport:
         """Checks a prepared folder against its manifest, or every image of the official files.
@@ -98,7 +102,10 @@ class FileDataSet:
         if prepared.is_prepared(folder):
             self._manifest(folder)
             return verify_prepared(folder, reading)
-        return verify_official(self.open_official(folder), reading)
+        return verify_official(self.open_official(folder, self._cache(options.cache_dir)), reading)
+
+    def _cache(self, chosen: str | None) -> Path:
+        return preparing.cache_root(chosen) / self.name
 
     def _manifest(self, folder: Path) -> Manifest:
         """A prepared folder's. Raises DataError where it was prepared from another data set."""

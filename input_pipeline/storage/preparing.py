@@ -25,7 +25,7 @@ from jaxtyping import UInt8
 from input_pipeline import text
 from input_pipeline.errors import CorruptImageError, DataError
 from input_pipeline.images import Box, check_complete
-from input_pipeline.room import check_room
+from input_pipeline.room import cannot_write, check_room
 from input_pipeline.storage import prepared
 from input_pipeline.storage.index import INDEX, WORDS
 from input_pipeline.storage.official import Official
@@ -157,9 +157,10 @@ def _take(path: Path) -> IO[str]:
 
 def _unwritable(output_dir: Path, error: OSError, kept: int = 0) -> DataError:
     goes_on = f", or try again: {kept:,} finished shards are kept" if kept else ""
-    return DataError(
+    return cannot_write(
+        error,
         f"{output_dir}: cannot be written: {error}; choose another folder (WSCA_CACHE sets the cache's)"
-        f"{goes_on}"
+        f"{goes_on}",
     )
 
 

@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from input_pipeline.errors import DataError
-from input_pipeline.room import check_room
+from input_pipeline.room import cannot_write, check_room
 from input_pipeline.untrusted.bounded import from_environment
 
 # A decompressor's own complaints about damaged input, beside OSError and EOFError.
@@ -266,7 +266,9 @@ class _HeaderReader:
             unpacked.close()
             if error.errno is None:  # a decompressor's, not the disk's
                 raise
-            raise DataError(f"{self._path}: cannot be unpacked into {place}: {error}; {advice}") from error
+            raise cannot_write(
+                error, f"{self._path}: cannot be unpacked into {place}: {error}; {advice}"
+            ) from error
         self._file.close()
         self._file, self._compressed = unpacked, False
 

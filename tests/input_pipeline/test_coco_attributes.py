@@ -121,6 +121,13 @@ def test_wrong_settings_are_one_line():
         coco_attributes.Options(positive=0.2, negative=0.4)
 
 
+def test_everything_is_prepared_where_the_options_say(coco, tmp_path):
+    chosen = tmp_path / "chosen"
+    opened(coco.write(), cache_dir=str(chosen))
+    assert {path.name.split("-")[0] for path in (chosen / "coco_attributes").iterdir()} >= {"votes"}
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.slow
 def test_prepare_verify_train_and_evaluate_on_the_command_line(coco, tmp_path):
     shards, workdir = tmp_path / "shards", tmp_path / "run"

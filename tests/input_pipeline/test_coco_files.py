@@ -12,7 +12,7 @@ from official_coco import HEIGHT, WIDTH, OfficialCoco
 from input_pipeline.coco_attributes import votes as coco_votes
 from input_pipeline.coco_attributes.files import convert, open_official, with_context
 from input_pipeline.coco_attributes.lexicon import ATTRIBUTES, SCHEMA
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, NoRoomError
 
 
 def assert_intact(official, coco):
@@ -207,7 +207,7 @@ def test_a_conversion_appears_whole_or_not_at_all(coco, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(DataError, match=r"votes\.npz: cannot be written: No space left"):
+    with pytest.raises(NoRoomError, match=r"votes\.npz: cannot be written: No space left"):
         convert(folder / "cocottributes_eccv_version.pkl", output)
     assert list(output.parent.iterdir()) == []
     (tmp_path / "file").write_text("")

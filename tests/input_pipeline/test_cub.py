@@ -1,5 +1,7 @@
 """CUB-200-2011 as a data set: its two ways to split, boxes, and labels that only classes have."""
 
+import json
+
 import numpy as np
 import pytest
 from official_cub import OfficialCub
@@ -9,6 +11,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.images import ImageOptions
 from input_pipeline.pipeline import eval_batches, train_batches
 from input_pipeline.weak_labels import WeakLabels
+from wsca_jax import cli
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +116,22 @@ def test_verify_counts_the_labels_that_a_source_hands_out(official, tmp_path, la
                 example = next(example for example in found if example.key == shown.key)
                 np.testing.assert_array_equal(shown.labels, example.labels)
                 np.testing.assert_array_equal(shown.known, example.known)
+
+
+@pytest.mark.slow
+def test_prepare_verify_train_and_evaluate_on_the_command_line(official, tmp_path):
+    """Labels of species, images cut to their birds, the official split; each step of what prepare wrote."""
+    shards, workdir = tmp_path / "shards", tmp_path / "run"
+    assert cli.main(["prepare", "--data_dir", str(official.write("archive")), "--output", str(shards)]) == 0
+    assert cli.main(["verify", "--data_dir", str(shards)]) == 0
+    small = (
+        *("model.trunk.width=8", "model.hidden_size=16", "model.attr_dim=8", "data.images.size=16"),
+        *("train.batch_size=8", "train.epochs=3", "evaluation.batch_size=8"),
+    )
+    config = ["--config", "configs/cub.py:small_official", "--data_dir", str(shards)]
+    settings = [f"--config.{setting}" for setting in small]
+    assert cli.main(["train", *config, "--workdir", str(workdir), *settings]) == 0
+    assert cli.main(["evaluate", "--workdir", str(workdir), "--split", "test"]) == 0
+    figures = json.loads((workdir / "evaluation_test.json").read_text())
+    assert figures["truth"] == "labels of each image, from certainty 3 (probably) on"
+    assert figures["results"]["examples"] == len(examples(shards, "test"))

@@ -37,7 +37,7 @@ def test_every_form_arrives_intact(cub, form):
     assert opened.captions is None
 
 
-def test_rows_follow_the_archive_so_that_it_is_read_forwards(cub):
+def test_rows_follow_the_archive(cub):
     files = cub.files()
     backwards = sorted(files, reverse=True)
     cub.folder.mkdir()

@@ -16,7 +16,7 @@ import simplejpeg
 from official_files import OfficialCeleba, smooth_image
 
 from input_pipeline import celeba
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, NoRoomError
 from input_pipeline.images import Box, ImageOptions, load
 from input_pipeline.storage import preparing, shards
 from input_pipeline.storage.records import Record
@@ -106,7 +106,7 @@ def counted(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return make(*arguments)
 preparing._make_record = counted
-preparing.prepare(celeba._FILES.open_official, Path(sys.argv[1]), Path(sys.argv[2]), threads=1)
+preparing.prepare(celeba.files.open_official, Path(sys.argv[1]), Path(sys.argv[2]), threads=1)
 """
 
 
@@ -153,7 +153,7 @@ def test_a_disk_that_fails_on_the_way_costs_the_unfinished_shards_alone(
     monkeypatch.setattr(preparing, "_make_record", failing)
     kept = f"try again: {done} finished shards are kept" if done else "sets the cache's\\)$"
     with pytest.raises(DataError, match=f"prepared: cannot be written: .*Input/output error; .*{kept}"):
-        preparing.prepare(celeba._FILES.open_official, folder, output, threads=1)
+        preparing.prepare(celeba.files.open_official, folder, output, threads=1)
     assert bool([*tmp_path.glob(".prepared.partial/*")]) == bool(done)
     assert not [*tmp_path.glob(".prepared.partial/*.tmp")]
     read.clear()
@@ -185,7 +185,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(official, tmp
     free = total // 2
     has = f"{free / 2**10:.1f}"
     with pytest.raises(
-        DataError, match=rf"33 images need about [1-9]\d\.\d KiB and {has} KiB are free; make room"
+        NoRoomError, match=rf"33 images need about [1-9]\d\.\d KiB and {has} KiB are free; make room"
     ):
         celeba.prepare(folder, tmp_path / "prepared")
     assert not list(tmp_path.glob("*prepared*"))

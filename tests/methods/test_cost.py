@@ -18,6 +18,9 @@ def multiply_adds(*modules: str, captions: str = "none") -> dict[str, int]:
     )
     schema = assembly.data_schema(settings)
     assert (settings.model.hidden_size, settings.data.images.size) == (768, 224)
+    if "encoder" in modules:
+        assert (settings.model.encoder.depth, settings.model.encoder.ffn_ratio) == (6, 2.0)
+    assert captions == "none" or settings.data.text.length == 32
     optimizer = make_optimizer(OptimizerOptions(**settings.optimizer), 1000)
     spec = assembly.batch_spec(settings, schema, 8)
     method = assembly.build_method(settings, schema)

@@ -10,6 +10,7 @@ import pytest
 from tiny_model import build, make_batch, make_variables
 
 from input_pipeline.batch import AttributeBatch
+from wsca_jax import config
 from wsca_jax.losses import (
     alignment,
     classification,
@@ -21,6 +22,7 @@ from wsca_jax.losses import (
 )
 from wsca_jax.losses.composite import TERM_NAMES
 from wsca_jax.losses.image_text import image_text
+from wsca_jax.methods import wsca_terms
 from wsca_jax.models.wsca import PseudoLabels
 
 STEP = 5
@@ -153,6 +155,21 @@ def expected_terms(outputs, batch, group_of):
         "cmdl": disentanglement.cmdl(outputs.groups, weight, projection, **CMDL),
         "graph": hierarchy.graph(outputs.decomposition.edges, weight),
     }
+
+
+def test_every_weight_is_its_own_term_s():
+    weights = {name: 0.1 + 0.01 * place for place, name in enumerate(TERM_NAMES)}
+    method = build(*(f"--config.loss.weights.{name}={weight}" for name, weight in weights.items()))
+    assert {term.name: term.weight for term in method.terms} == pytest.approx(weights)
+
+
+def test_labels_are_held_out_only_where_quality_is_learned_from_them():
+    method = build()
+    batch = make_batch(method)
+    for weight in (0.0, 1.0):
+        settings = config.load("configs/scenes.py:tiny", [f"--config.loss.weights.mavd={weight}"])
+        fitted = wsca_terms.entries_to_fit(settings.loss, method.model)(batch)
+        assert (fitted.sum() == batch.known.sum()) == (weight == 0)
 
 
 def test_every_term_has_something_to_say():

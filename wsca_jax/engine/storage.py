@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from input_pipeline.room import FULL
 from wsca_jax.errors import OutOfDiskError, WscaError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Array storage reports the same conditions as text.
 _FULL_MESSAGES = ("No space left on device", "Disk quota exceeded", "File too large")
 
@@ -41,7 +40,7 @@ def storage_errors(path: Path, detail: str = "") -> Iterator[None]:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or one that caused it, says that nothing more can be stored."""
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return True
     if any(message in str(error) for message in _FULL_MESSAGES):
         return True
