@@ -22,7 +22,7 @@ On an accelerator, none of them measured yet:
 
 baseline: ResNet-50, 224 px, 30 epochs, bfloat16, no modules.
 full: the same with every module: d 768, six layers.
-paper: the recipe this model comes from: AdamW at 1e-4, classification first, then the modules.
+paper: AdamW at 1e-4, classification first, then the modules' own losses.
 large_batch: a pod: LAMB, batch 4096, 90 epochs. Its dry run: docs/scaling.md.
 large_batch_lars: the same with LARS.
 
