@@ -118,6 +118,15 @@ def test_verify_counts_the_labels_that_a_source_hands_out(official, tmp_path, la
                 np.testing.assert_array_equal(shown.known, example.known)
 
 
+def test_prepared_it_is_a_tfds_data_set_with_its_boxes(official, tmp_path):
+    import tensorflow_datasets as tfds
+
+    output = cub.prepare(official.write(), tmp_path / "prepared")
+    data = tfds.builder_from_directory(output).as_data_source("test")
+    boxes = {data[i]["key"].decode(): data[i]["box"].tolist() for i in range(len(data))}
+    assert boxes == {key: [3, 2, 20, 11] for key in examples(output, "test")}  # top, left, height, width
+
+
 @pytest.mark.slow
 def test_prepare_verify_train_and_evaluate_on_the_command_line(official, tmp_path):
     """Labels of species, images cut to their birds, the official split; each step of what prepare wrote."""
