@@ -3,7 +3,8 @@
     wsca sweep --sweep configs/sweeps/scenes_text.py --workdir runs/scenes_text
 
 full: every label known and the scenes' own sentences, and one label in ten and sentences of those; each
-    beside the same run without text. Six rows, three seeds. Found so far: sentences do not help (docs/modules.md).
+    beside the same run without text. Six rows, three seeds. Found so far: sentences do not help
+    (docs/modules.md).
 tiny: the same rows, seconds for each run; the figures mean nothing.
 """
 
