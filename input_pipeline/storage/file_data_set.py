@@ -82,14 +82,14 @@ class FileDataSet:
         if not prepared.is_prepared(folder):
             cache = self._cache(options.cache_dir)
             entry = cache / f"{self.fingerprint(folder)}-{prepared.FORMAT_VERSION}"
-            folder = preparing.cached(lambda files: self.open_official(files, cache), folder, entry)
+            folder = preparing.cached(lambda official: self.open_official(official, cache), folder, entry)
         return PreparedSource(folder, split, self.schema(folder, options), self.reading(options), origin)
 
     def prepare(self, source_dir: Path, output_dir: Path, *, shortest: int | None = None) -> Path:
         """Writes the official files as shards; see `preparing.prepare`."""
         cache, folder = self._cache(None), self.existing(source_dir)
         return preparing.prepare(
-            lambda files: self.open_official(files, cache), folder, output_dir, shortest=shortest
+            lambda official: self.open_official(official, cache), folder, output_dir, shortest=shortest
         )
 
     def verify(self, data_dir: Path, options: FileOptions) -> VerifyReport:

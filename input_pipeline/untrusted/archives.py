@@ -42,6 +42,9 @@ _DAMAGE = (
 )
 
 _TAR_HEADER_BYTES = _TAR_FILLING_BYTES = 1 << 20
+_ROOM = (
+    "make room there, set TMPDIR to a folder that has it, or unpack the archive yourself and give its folder"
+)
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -253,11 +256,7 @@ class _HeaderReader:
         if not self._compressed:
             return
         place = tempfile.gettempdir()
-        advice = (
-            "make room there, set TMPDIR to a folder that has it, or unpack the archive yourself and give "
-        )
-        advice += "its folder"
-        check_room(Path(place), self._size, f"{self._path}: its files, to be unpacked into {place},", advice)
+        check_room(Path(place), self._size, f"{self._path}: its files, to be unpacked into {place},", _ROOM)
         unpacked: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the archive
         try:
             self._file.seek(0)
@@ -267,7 +266,7 @@ class _HeaderReader:
             if error.errno is None:  # a decompressor's, not the disk's
                 raise
             raise cannot_write(
-                error, f"{self._path}: cannot be unpacked into {place}: {error}; {advice}"
+                error, f"{self._path}: cannot be unpacked into {place}: {error}; {_ROOM}"
             ) from error
         self._file.close()
         self._file, self._compressed = unpacked, False

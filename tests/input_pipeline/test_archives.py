@@ -344,7 +344,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
             info.size = 30_000
             tar.addfile(info, io.BytesIO(bytes(info.size)))
     archive = open_archive(path)
-    free = shutil._ntuple_diskusage(1 << 40, 1 << 40, 50 << 10)
+    free = type(shutil.disk_usage(tmp_path))(1 << 40, 1 << 40, 50 << 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     monkeypatch.setattr(shutil, "copyfileobj", lambda *arguments: pytest.fail("it began all the same"))
     with pytest.raises(DataError, match=r"a.tgz: .* need about 70.0 KiB and 50.0 KiB are free; .*TMPDIR"):
