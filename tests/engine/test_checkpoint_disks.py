@@ -1,5 +1,6 @@
 """Checkpoints on disks that fail: not writable, full, or left half written by a killed save."""
 
+import contextlib
 import errno
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -104,6 +106,34 @@ def test_a_disk_that_fills_up_while_saving(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(target(1000)).step == 3
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "3"]
+
+
+def test_what_a_save_left_is_removed_while_its_threads_still_come_and_go(tmp_path):
+    """Files vanish and appear between listing a folder and removing it, as locks of a failed save do."""
+    left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    left.mkdir(parents=True)
+    for number in range(200):
+        (left / f"file-{number}").touch()
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            for number in range(200):
+                with contextlib.suppress(OSError):
+                    (left / f"lock-{number}").touch()
+            for path in left.glob("*"):
+                path.unlink(missing_ok=True)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        Checkpoints(tmp_path).close()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_killed_while_saving(tmp_path):

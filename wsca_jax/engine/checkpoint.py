@@ -15,11 +15,13 @@ is done by the leading one, and what it finds there is told to the others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import math
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +44,7 @@ _DELETED = "deleted"
 _SAVING = ".saving"
 _SPARE_BYTES = 2**20  # metadata and file-system overhead beside the arrays
 _ABANDON_AFTER = 30  # seconds
+_TRIES_TO_REMOVE = 500  # a hundredth of a second apart
 
 
 class Restored(NamedTuple, Generic[Target]):
@@ -201,7 +204,7 @@ class Checkpoints:
         """Every process has written all of a step: from here on it can be trusted."""
         manifest.write(self._folder / str(step))
         self._marker(step).unlink()
-        _remove([self._folder / _DELETED])
+        _remove(self._folder / _DELETED)
 
     @contextlib.contextmanager
     def _cleaning_up(self, detail: str) -> Iterator[None]:
@@ -214,8 +217,8 @@ class Checkpoints:
                 yield
         except Exception:
             if not hosts.several():
-                self._clean()
                 self._let_go()
+                self._clean_if_possible()
             raise
 
     @functools.cached_property
@@ -358,10 +361,18 @@ class Checkpoints:
             folder = marker.with_suffix("")
             if folder.is_dir() and self._is_unfinished(folder.name):
                 _log.warning("checkpoint %s: its save never finished; removed", folder)
-                shutil.rmtree(folder)
+                _remove(folder)
             marker.unlink()
-        left = [p for p in self._folder.iterdir() if ocp.utils.TMP_DIR_SUFFIX in p.name]
-        _remove([*left, self._folder / _DELETED])
+        for left in [p for p in self._folder.iterdir() if ocp.utils.TMP_DIR_SUFFIX in p.name]:
+            _remove(left)
+        _remove(self._folder / _DELETED)
+
+    def _clean_if_possible(self) -> None:
+        """`_clean` where an error is on its way to the user, which another one must not hide."""
+        try:
+            self._clean()
+        except OSError as error:
+            _log.warning("%s: the next start removes what the save left (now: %s)", self._folder, error)
 
     def _is_unfinished(self, name: str) -> bool:
         return self._marker(name).exists() and not (self._folder / name / manifest.NAME).exists()
@@ -425,10 +436,19 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
 
 
-def _remove(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        if folder.exists():
-            shutil.rmtree(folder)
+def _remove(folder: Path) -> None:
+    """Removes a folder in which threads of a failed save may still make and remove files of their own."""
+    for _ in range(_TRIES_TO_REMOVE):
+        try:
+            return shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not folder.exists():
+                return None
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        time.sleep(0.01)
+    return shutil.rmtree(folder)
 
 
 def _free_name(path: Path) -> Path:
