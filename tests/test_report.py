@@ -342,11 +342,12 @@ def test_a_run_with_pseudo_labels_shows_how_many_and_how_good(tmp_path, report, 
         for step, right in ((1, 0.6), (2, 0.75)):
             writer.write(step, "train", {"loss": 1.0, "pseudo_accepted": step / 10})
             writer.write(step, "validation", {"mAP": 0.5, "vote_accuracy": 0.11, "quality_ece": 0.5})
-            figures = {"vote_accuracy": right, "confident_accuracy": 0.875, "confident_fraction": 0.25}
+            figures = {"vote_accuracy": right, "accepted_accuracy": 0.9375, "confident_fraction": 0.25}
             writer.write(step, kind, {"mAP": 0.5, **figures, "quality_ece": 0.0625})
     page = write(tmp_path, report).read_text()
     assert f"Votes that are right, on the {where}" in page
-    for shown in ("accepted 0.200", "all 0.750", "above the threshold 0.875", "quality: 0.062"):
+    shares = ("accepted 0.200", "above the threshold 0.250")
+    for shown in (*shares, "accepted 0.938", "all 0.750", "quality: 0.062"):
         assert shown in page, shown
 
 

@@ -187,6 +187,8 @@ def test_pseudo_labels_are_judged_on_hidden_labels_while_training(tmp_path):
         assert 0.3 < row["vote_accuracy"] <= 1
         assert 0 <= row["quality_ece"] <= 1
         assert 0 < row["confident_fraction"] <= 1
+        assert 0 < row["accepted_fraction"] <= row["confident_fraction"]
+        assert 0.3 < row["accepted_accuracy"] <= 1
     assert "Votes that are right, on the hidden labels" in (tmp_path / "report.html").read_text()
 
 

@@ -89,13 +89,14 @@ class TestQuality:
 def batch(seed=0, rows=6, attributes=4, experts=3):
     rng = np.random.default_rng(seed)
     known = rng.random((rows, attributes)) < 0.7
+    held_out = rng.random((rows, attributes)) < 0.4
     return {
         "votes": rng.normal(size=(rows, attributes)).astype(np.float32),
         "quality": rng.normal(size=(rows, attributes)).astype(np.float32),
         "probabilities": rng.dirichlet(np.ones(experts), rows).astype(np.float32),
         "labels": ((rng.random((rows, attributes)) < 0.4) & known).astype(np.uint8),
-        "known": known,
-        "held_out": rng.random((rows, attributes)) < 0.4,
+        "taught": known & ~held_out,
+        "judged": known & held_out,
         "weight": np.float32([1.0, 0.5, 1.0, 0.0, 1.0, 0.25]),
     }
 
@@ -113,22 +114,21 @@ def loss_and_gradients(arguments, **coefficients):
 class TestRouterLoss:
     def test_is_the_weighted_sum_of_its_parts(self):
         b = batch()
-        taught, judged = b["known"] & ~b["held_out"], b["known"] & b["held_out"]
         expected = (
-            routing.vote_loss(b["votes"], b["labels"], taught, b["weight"])
-            + 2.0 * routing.quality_loss(b["quality"], b["votes"], b["labels"], judged, b["weight"])
+            routing.vote_loss(b["votes"], b["labels"], b["taught"], b["weight"])
+            + 2.0 * routing.quality_loss(b["quality"], b["votes"], b["labels"], b["judged"], b["weight"])
             + 3.0 * routing.load_balance(b["probabilities"], b["weight"])
             + 5.0 * routing.sparsity(b["probabilities"], b["weight"])
         )
         value = routing.router_loss(**b, quality_weight=2.0, balance_weight=3.0, sparsity_weight=5.0)
         assert float(value) == pytest.approx(float(expected), rel=1e-6)
 
-    def test_each_known_entry_teaches_the_vote_or_its_quality(self):
+    def test_each_entry_teaches_the_vote_or_its_quality_or_nothing(self):
         b = batch()
         _, gradients = loss_and_gradients(b)
-        counts = b["known"] & (b["weight"] > 0)[:, None]
-        np.testing.assert_array_equal(gradients["votes"] != 0, counts & ~b["held_out"])
-        np.testing.assert_array_equal(gradients["quality"] != 0, counts & b["held_out"])
+        counts = (b["weight"] > 0)[:, None]
+        np.testing.assert_array_equal(gradients["votes"] != 0, counts & b["taught"])
+        np.testing.assert_array_equal(gradients["quality"] != 0, counts & b["judged"])
         np.testing.assert_array_equal(
             (gradients["probabilities"] != 0).any(-1), b["weight"] > 0, "padding touches nothing"
         )
@@ -136,7 +136,7 @@ class TestRouterLoss:
     def test_hidden_labels_and_padding_rows_change_nothing(self):
         b = batch()
         value, _ = loss_and_gradients(b)
-        hidden = b | {"labels": np.where(b["known"], b["labels"], 1 - b["labels"])}
+        hidden = b | {"labels": np.where(b["taught"] | b["judged"], b["labels"], 1 - b["labels"])}
         assert loss_and_gradients(hidden)[0] == value
         other = batch(seed=1)
         padded = {
@@ -152,7 +152,7 @@ class TestRouterLoss:
         assert all(np.all(gradient == 0.0) for gradient in gradients.values())
 
     def test_nothing_held_out_leaves_the_quality_alone(self):
-        value, gradients = loss_and_gradients(batch() | {"held_out": np.zeros((6, 4), bool)})
+        value, gradients = loss_and_gradients(batch() | {"judged": np.zeros((6, 4), bool)})
         assert np.isfinite(value)
         assert np.all(gradients["quality"] == 0.0)
 

@@ -10,12 +10,16 @@ from tiny_model import build, make_batch
 from wsca_jax.methods.wsca_gauges import summarise
 
 
-def outputs_of(votes, quality, probabilities, pseudo=None, edges=None):
+def outputs_of(votes, quality, probabilities, pseudo=None, edges=None, encoding=None):
     routing = types.SimpleNamespace(votes=votes, quality=quality, probabilities=probabilities)
     decomposition = types.SimpleNamespace(edges=edges)
     classifiers = {"groups": votes, "trunk": 2 * votes}
     return types.SimpleNamespace(
-        routing=routing, decomposition=decomposition, pseudo=pseudo, classifiers=classifiers
+        routing=routing,
+        decomposition=decomposition,
+        pseudo=pseudo,
+        classifiers=classifiers,
+        encoding=encoding,
     )
 
 
@@ -54,6 +58,48 @@ def test_accepted_pseudo_labels_are_a_share_of_the_unknown_entries():
     found = summarise(method.gauges.measure(outputs, batch, jnp.int32(0)))["pseudo_accepted"]
     counts = batch.weight[:, None]
     assert float(found) == pytest.approx((counts * accepted).sum() / (counts * ~batch.known).sum(), rel=1e-5)
+
+
+def test_in_evaluation_acceptance_is_judged_on_the_labels_that_are_known():
+    """Eight examples, one attribute in two known; all votes are sure, one in four is positive: so is one in
+    four of what is allowed, and all of it is taken. Attribute 0 is voted right, the others wrong."""
+    method = build("--config.loss.accept.warmup_steps=0", without=("frequency", "alignment", "decomposer"))
+    batch = make_batch(method, rows=8, known=1.0)
+    shape, attributes = batch.labels.shape, np.arange(batch.labels.shape[1])
+    positive = np.broadcast_to((np.arange(8) % 4 == 0)[:, None], shape)
+    votes = np.where(positive, 40.0, -40.0).astype(np.float32)
+    labels = np.where(attributes == 0, positive, ~positive).astype(np.uint8)
+    known = np.broadcast_to(attributes % 2 == 0, shape)
+    quality = np.where(attributes < 2, 4.0, -4.0) * np.ones(shape)  # only 0 and 1 lie above the threshold
+    outputs = outputs_of(votes, quality.astype(np.float32), np.ones((8, 1), np.float32))
+    batch = batch._replace(labels=labels * known, known=known)
+    figures = summarise(method.gauges.measure(outputs, batch, jnp.int32(10**6)))
+    assert float(figures["accepted_fraction"]) == pytest.approx(8 / known.sum())
+    assert float(figures["accepted_accuracy"]) == 1.0
+    wrong = batch._replace(labels=np.where(attributes == 0, 1 - labels, labels) * known)
+    assert (
+        float(summarise(method.gauges.measure(outputs, wrong, jnp.int32(10**6)))["accepted_accuracy"]) == 0.0
+    )
+    unsure = outputs_of(votes / 80, outputs.routing.quality, np.ones((8, 1), np.float32))  # q is 0.62 or 0.38
+    fewer = float(summarise(method.gauges.measure(unsure, batch, jnp.int32(10**6)))["accepted_fraction"])
+    assert round(fewer * known.sum()) in (6, 7)  # 2 of 3.5 positives, 4.5 of 6 negatives
+
+
+def test_what_has_read_its_text_judges_no_vote():
+    method = build(without=("frequency", "alignment", "decomposer"))
+    batch = make_batch(method, rows=64, known=0.9)
+    shape = batch.labels.shape
+    read = np.arange(64) % 2 == 0
+    votes = np.where((batch.labels > 0) == read[:, None], 1.0, -1.0).astype(np.float32)
+    pseudo = types.SimpleNamespace(accepted=np.zeros(shape, bool))
+    figures = {}
+    for name, encoding in {"read": types.SimpleNamespace(read=read), "without": None}.items():
+        outputs = outputs_of(
+            votes, np.zeros(shape, np.float32), np.ones((64, 1), np.float32), pseudo, None, encoding
+        )
+        figures[name] = float(summarise(method.gauges.measure(outputs, batch, jnp.int32(0)))["vote_accuracy"])
+    assert figures["read"] == 0.0
+    assert 0.2 < figures["without"] < 0.8
 
 
 def test_a_classifier_that_says_the_same_of_every_image_has_no_spread():

@@ -75,13 +75,15 @@ def random_outputs(method, batch):
     levels = (finest, finest, top)  # two of them with a residual, which are compared
     shapes = shapes._replace(decomposition=shapes.decomposition._replace(levels=levels))
     outputs = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
-    routing, pairs = outputs.routing, outputs.captions
+    routing, pairs, encoding = outputs.routing, outputs.captions, outputs.encoding
+    read, unread = rng.random((2, len(batch.weight))) < [[0.4], [0.7]]
     share = np.exp(routing.probabilities)
     chances = rng.random((2, *batch.labels.shape)).astype(np.float32)
     return outputs._replace(
         routing=routing._replace(probabilities=share / share.sum(1, keepdims=True)),
         pseudo=PseudoLabels(*chances, ~batch.known & (rng.random(batch.known.shape) < 0.5)),
-        captions=pairs._replace(unread=rng.random(len(batch.weight)) < 0.7),
+        encoding=encoding._replace(read=read),
+        captions=pairs._replace(unread=unread),
     )
 
 
@@ -100,6 +102,8 @@ def expected_terms(outputs, batch, group_of):
     known, weight = batch.known, batch.weight
     fitted = fitted_of(batch)
     router, pseudo, levels = outputs.routing, outputs.pseudo, outputs.decomposition.levels
+    held_out = known & ~fitted
+    may_name = (held_out & (batch.labels > 0)).any(1) & ~known.all(1)
     aligned, pairs = outputs.alignment, outputs.captions
     key = jax.random.fold_in(jax.random.key(0), STEP)
     projection = disentanglement.projections(key, *outputs.groups.shape[1:], 8)
@@ -130,14 +134,21 @@ def expected_terms(outputs, batch, group_of):
             **CAL,
         )
         + 0.5
-        * image_text(pairs.image, pairs.caption, pairs.unread, weight, scale=pairs.scale, bias=pairs.bias),
+        * image_text(
+            pairs.image,
+            pairs.caption,
+            pairs.unread & ~may_name,
+            weight,
+            scale=pairs.scale,
+            bias=pairs.bias,
+        ),
         "mavd": routing.router_loss(
             router.votes,
             router.quality,
             router.probabilities,
             batch.labels,
-            known,
-            known & ~fitted,
+            fitted,
+            held_out & ~outputs.encoding.read[:, None],
             weight,
             **MAVD,
         ),

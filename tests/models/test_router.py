@@ -166,13 +166,12 @@ def predicted(result):
 def mavd(result, **coefficients):
     labels = jax.random.bernoulli(jax.random.key(3), 0.4, (B, A))
     held_out = jnp.arange(B * A).reshape(B, A) % 3 == 0
-    known = jnp.ones((B, A), bool)
     return routing.router_loss(
         result.votes,
         result.quality,
         result.probabilities,
         labels,
-        known,
+        ~held_out,
         held_out,
         jnp.ones(B),
         **coefficients,
@@ -209,14 +208,14 @@ def test_a_training_run_of_the_losses_tells_good_votes_from_bad():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(512, D)).astype(np.float32)
     labels = np.stack([images[:, 0] > images[:, 1], rng.random(512) < 0.5], axis=1)
-    held_out, known = rng.random((512, 2)) < 0.3, np.ones((512, 2), bool)
+    held_out = rng.random((512, 2)) < 0.3
     router = PseudoLabelRouter(2, D, **SETTINGS)
 
     def loss(variables, key):
         streams = {"router": key, "dropout": key}
         r = router.apply(variables, images, train=True, rngs=streams)
         return routing.router_loss(
-            r.votes, r.quality, r.probabilities, labels, known, held_out, jnp.ones(512)
+            r.votes, r.quality, r.probabilities, labels, ~held_out, held_out, jnp.ones(512)
         )
 
     @jax.jit

@@ -1,8 +1,8 @@
 """The router's losses: what its experts vote, how good the vote is, and how it spreads the load.
 
-An entry (example, attribute) with a known label teaches either the vote or the vote's quality, never both.
-The held-out entries (see `pseudo_labels.held_out`) are the quality's, because only on labels that nothing was
-fitted to does the vote show how often it is right. All losses are float32 means; examples count by weight.
+An entry (example, attribute) with a known label teaches the vote or the vote's quality, never both. Held-out
+entries (see `pseudo_labels.held_out`) are the quality's, because only on labels that nothing was fitted to
+does the vote show how often it is right. All losses are float32 means; examples count by weight.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def router_loss(
     quality: Float[Array, "B A"],
     probabilities: Float[Array, "B E"],
     labels: Num[Array, "B A"],
-    known: Bool[Array, "B A"],
-    held_out: Bool[Array, "B A"],
+    taught: Bool[Array, "B A"],
+    judged: Bool[Array, "B A"],
     weight: Float[Array, "B"],
     *,
     quality_weight: float = 1.0,
@@ -35,8 +35,8 @@ def router_loss(
       quality: logits of r, the probability that rounding the vote is right.
       probabilities: routing probabilities, rows summing to 1.
       labels: 0 or 1.
-      known: which labels are known, the held-out ones among them.
-      held_out: which entries are the quality's; only where known do they count.
+      taught: the known entries that teach the vote.
+      judged: the known entries that teach its quality: others than those.
       weight: each example's weight in [0, 1]; 0 for padding.
       quality_weight, balance_weight, sparsity_weight: at least 0.
 
@@ -48,8 +48,8 @@ def router_loss(
     """
     _check(quality_weight=quality_weight, balance_weight=balance_weight, sparsity_weight=sparsity_weight)
     return (
-        vote_loss(votes, labels, known & ~held_out, weight)
-        + quality_weight * quality_loss(quality, votes, labels, known & held_out, weight)
+        vote_loss(votes, labels, taught, weight)
+        + quality_weight * quality_loss(quality, votes, labels, judged, weight)
         + balance_weight * load_balance(probabilities, weight)
         + sparsity_weight * sparsity(probabilities, weight)
     )

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from wsca_jax.losses import hierarchy, pseudo_labels, routing
 from wsca_jax.methods.base import Gauges
-from wsca_jax.methods.wsca_terms import Entries
+from wsca_jax.methods.wsca_terms import Entries, judged_entries
 from wsca_jax.models.wsca import WSCA
 
 BINS = 10  # of quality, for its calibration error
@@ -31,6 +31,8 @@ def build_gauges(config: ConfigDict, model: WSCA, fitted: Entries) -> Gauges:
       was fitted to (in training the held-out ones, in evaluation all known ones): how many are right; the
       share whose quality lies above the threshold, and how many of those are right; the expected calibration
       error of quality, over 10 bins.
+    accepted_fraction, accepted_accuracy: in evaluation, of the same entries the share that would take their
+      pseudo label if the batch were a training batch without known labels, and how many of these are right.
     graph_edge: mean edge between two groups.
     """
     measures: list[Callable[[Any, Any, Array], Sums]] = [_spread]
@@ -38,7 +40,7 @@ def build_gauges(config: ConfigDict, model: WSCA, fitted: Entries) -> Gauges:
         measures += [
             _routing,
             lambda *args: _votes(config, fitted, *args),
-            _accepted,
+            lambda *args: _accepted(config, *args),
         ]
     if model.decomposer is not None:
         measures.append(_graph)
@@ -71,6 +73,9 @@ def summarise(sums: Mapping[str, Any]) -> dict[str, Any]:
         found["confident_accuracy"] = _ratio(sums["confident_right"], sums["confident"])
     if "pseudo_accepted" in sums:
         found["pseudo_accepted"] = _ratio(sums["pseudo_accepted"], sums["pseudo_unknown"])
+    if "accepted" in sums:
+        found["accepted_fraction"] = _ratio(sums["accepted"], sums["vote_entries"].sum())
+        found["accepted_accuracy"] = _ratio(sums["accepted_right"], sums["accepted"])
     if "graph_edge" in sums:
         found["graph_edge"] = _ratio(sums["graph_edge"], sums["graph_examples"])
     return found
@@ -102,7 +107,7 @@ def _routing(outputs: Any, batch: Any, step: Array) -> Sums:
 def _votes(config: ConfigDict, fitted: Entries, outputs: Any, batch: Any, step: Array) -> Sums:
     judged = _judged(fitted, outputs, batch)
     counts = jnp.where(judged, batch.weight[:, None], 0.0)
-    right = counts * ((outputs.routing.votes > 0) == (batch.labels > 0))
+    right = counts * _right(outputs, batch)
     quality = jax.nn.sigmoid(outputs.routing.quality)
     bins = jax.nn.one_hot(jnp.clip(quality * BINS, 0, BINS - 1).astype(jnp.int32), BINS)
     accept = config.accept
@@ -119,15 +124,22 @@ def _votes(config: ConfigDict, fitted: Entries, outputs: Any, batch: Any, step: 
 
 
 def _judged(fitted: Entries, outputs: Any, batch: Any) -> Bool[Array, "B A"]:
-    """Known entries that nothing was fitted to: the held-out ones in training, all in evaluation."""
-    known = jnp.asarray(batch.known)
-    return known if outputs.pseudo is None else known & ~fitted(batch)
+    """Known entries that nothing was fitted to: held-out ones in training, all in evaluation."""
+    return jnp.asarray(batch.known) if outputs.pseudo is None else judged_entries(fitted, outputs, batch)
 
 
-def _accepted(outputs: Any, batch: Any, step: Array) -> Sums:
-    if outputs.pseudo is None:
-        return {}
+def _right(outputs: Any, batch: Any) -> Bool[Array, "B A"]:
+    return (outputs.routing.votes > 0) == (batch.labels > 0)
+
+
+def _accepted(config: ConfigDict, outputs: Any, batch: Any, step: Array) -> Sums:
     weight = batch.weight[:, None]
+    if outputs.pseudo is None:
+        entries = (jax.nn.sigmoid(outputs.routing.votes), jax.nn.sigmoid(outputs.routing.quality))
+        none_known = jnp.zeros(batch.known.shape, bool)
+        taken = pseudo_labels.accept(*entries, batch.labels, none_known, batch.weight, step, **config.accept)
+        counts = weight * (taken & jnp.asarray(batch.known))
+        return {"accepted": counts.sum(), "accepted_right": (counts * _right(outputs, batch)).sum()}
     return {
         "pseudo_accepted": (weight * outputs.pseudo.accepted).sum(),
         "pseudo_unknown": (weight * ~batch.known).sum(),

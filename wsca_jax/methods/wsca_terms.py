@@ -130,6 +130,23 @@ def fitted_entries(batch: AttributeBatch, *, fraction: float, seed: int) -> Bool
     return known & ~pseudo_labels.held_out(index, known.shape[1], fraction, seed)
 
 
+def judged_entries(fitted: Entries, outputs: Any, batch: AttributeBatch) -> Bool[Array, "B A"]:
+    """The held-out entries on which votes show how often they are right.
+
+    Not those of an example whose text was read: it may name them, as it names no unknown label.
+    """
+    held_out = jnp.asarray(batch.known) & ~fitted(batch)
+    read = None if outputs.encoding is None else outputs.encoding.read
+    return held_out if read is None else held_out & ~read[:, None]
+
+
+def _names_held_out(fitted: Entries, batch: AttributeBatch) -> Bool[Array, "B"]:
+    """Whether an example's text may name a held-out attribute, beside unknown ones that it does not name."""
+    known = jnp.asarray(batch.known)
+    named = known & ~fitted(batch) & (jnp.asarray(batch.labels) > 0)
+    return named.any(-1) & ~known.all(-1)
+
+
 def _classification(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
     if config.classification not in CLASSIFICATION_LOSSES:
         known = ", ".join(CLASSIFICATION_LOSSES)
@@ -183,8 +200,8 @@ def _mavd(config: ConfigDict, fitted: Entries) -> Term:
             found.quality,
             found.probabilities,
             batch.labels,
-            batch.known,
-            ~fitted(batch),
+            fitted(batch),
+            judged_entries(fitted, outputs, batch),
             batch.weight,
             **config.mavd,
         )
@@ -245,7 +262,7 @@ def _cal(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
         pseudo: dict[str, Any] = {}
         if outputs.pseudo is not None and config.weights.pseudo != 0:
             pseudo = {"probability": outputs.pseudo.probability, "accepted": outputs.pseudo.accepted}
-        return _captions(config, outputs, batch) + alignment.cal(
+        return _captions(config, fitted, outputs, batch) + alignment.cal(
             outputs.groups,
             batch.labels,
             fitted(batch),
@@ -259,10 +276,11 @@ def _cal(config: ConfigDict, schema: AttributeSchema, fitted: Entries) -> Term:
     return Term("cal", fn, weight=config.weights.cal)
 
 
-def _captions(config: ConfigDict, outputs: Any, batch: Any) -> Array:
+def _captions(config: ConfigDict, fitted: Entries, outputs: Any, batch: Any) -> Array:
     pairs = outputs.captions
     if pairs is None or not config.caption_factor:
         return jnp.zeros(())
+    compared = pairs.unread & ~_names_held_out(fitted, batch)
     return config.caption_factor * image_text(
-        pairs.image, pairs.caption, pairs.unread, batch.weight, scale=pairs.scale, bias=pairs.bias
+        pairs.image, pairs.caption, compared, batch.weight, scale=pairs.scale, bias=pairs.bias
     )

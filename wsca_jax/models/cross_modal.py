@@ -40,8 +40,9 @@ class Encoding(NamedTuple):
       attention: float32 [B, G, h, w], the weights that pooled the branches; they sum to 1 over (h, w).
       text: [B, d], the text tower's mean token: of the text alone, whatever the image, in the space of the
         phrases; 0 for an example without text, None for a call without text.
-      unread: bool [B], whether there is a text that the tokens have not read, because it was dropped in
-        training; None for a call without text.
+      read: bool [B], whether the tokens have read a text; None for a call without text.
+      unread: bool [B], whether there is a text that they have not read, because it was dropped in training;
+        None for a call without text.
     """
 
     tokens: Float[Array, "B h w d"]
@@ -49,6 +50,7 @@ class Encoding(NamedTuple):
     values: Float[Array, "B G N a"]
     attention: Float32[Array, "B G h w"]
     text: Float[Array, "B d"] | None = None
+    read: Bool[Array, "B"] | None = None
     unread: Bool[Array, "B"] | None = None
 
 
@@ -253,8 +255,9 @@ class CrossModalEncoder(nn.Module):
         )(visual, train=train)
         if words is None or kept is None:
             return Encoding(*branches)
-        unread = words.present.any(-1) & ~kept.present.any(-1)
-        return Encoding(*branches, text=mean_token(words), unread=unread)
+        read = kept.present.any(-1)
+        unread = words.present.any(-1) & ~read
+        return Encoding(*branches, text=mean_token(words), read=read, unread=unread)
 
     def encode_phrases(self, ids: Int32[Array, "P T"], *, train: bool) -> Float[Array, "P d"]:
         """The text tower's mean token of each phrase; raises ValueError where there is no tower."""

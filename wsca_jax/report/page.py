@@ -162,7 +162,7 @@ def _pseudo_labels(rows: Sequence[Row]) -> str:
         ("train", "pseudo_accepted", "accepted"),
         (kind, "confident_fraction", "above the threshold"),
     )
-    accuracies = ((kind, "confident_accuracy", "above the threshold"), (kind, "vote_accuracy", "all"))
+    accuracies = ((kind, "accepted_accuracy", "accepted"), (kind, "vote_accuracy", "all"))
     charts = (
         (accepted, share_chart(rows, shares, accepted)),
         (right, share_chart(rows, accuracies, right)),
