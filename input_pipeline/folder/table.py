@@ -23,8 +23,8 @@ from jaxtyping import Int32, Int64, UInt8
 
 from input_pipeline.errors import DataError
 from input_pipeline.folder.attributes import Columns, Groups, is_group_row, read_group_row, read_header
-from input_pipeline.folder.compact import CompactStrings, OptionalStrings
 from input_pipeline.folder.rows import Block, Wrong, WrongValue, advice, convert
+from input_pipeline.storage.compact import CompactStrings, OptionalStrings
 from input_pipeline.storage.official import Classes
 
 _BLOCK = 10_000

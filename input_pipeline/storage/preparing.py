@@ -80,6 +80,7 @@ def prepare(
       DataError: bad input, no room on the disk, or a folder that cannot be written.
     """
     _check_free(output_dir)
+    print(f"Reading what {source_dir} holds", file=sys.stderr)
     official, target = open_official(source_dir), Path(os.path.realpath(output_dir))
     with _locked(target):
         _check_free(output_dir)  # another process may have been first

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
+from input_pipeline import progress
 from input_pipeline.cores import available_cores
 from input_pipeline.storage.records import Record, encode_record
 
@@ -92,7 +93,7 @@ def write_shards(
     rest = [shard for shard in planned if shard.file not in done]
     total, before = sum(len(p.rows) for p in planned), sum(shard.records for shard in done.values())
     stop = threading.Event()
-    bar = tqdm(desc="Preparing", unit=" images", total=total, initial=before, disable=None)
+    bar = progress.over_images("Preparing", total, initial=before)
     with bar, concurrent.futures.ThreadPoolExecutor(threads or available_cores()) as pool:
         work = [pool.submit(_write, folder, shard, make, bar, stop) for shard in rest]
         try:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
-from tqdm import tqdm
 
+from input_pipeline import progress
 from input_pipeline.classes import ClassRates, labels_from_rates
 from input_pipeline.errors import CorruptRecordError, DataError
 from input_pipeline.images import Box, check_complete, image_shape, inside
@@ -22,12 +22,15 @@ from input_pipeline.storage.index import Index
 from input_pipeline.storage.official import Official
 from input_pipeline.storage.prepared import Manifest, Reading, ShardReader, read_manifest
 from input_pipeline.storage.reencode import thumbnail
+from input_pipeline.storage.repeats import Repeats
 from input_pipeline.storage.shards import Shard, file_sha256
 
 Labels = tuple[UInt8[np.ndarray, "A"], Bool[np.ndarray, "A"]]  # labels, known
 
 # So many examples of a split are kept to look at, and no more, however large it is.
 SHOWN = 24
+# So many lines about images in two splits are printed; what is more is counted.
+PRINTED = 20
 
 
 class Seen(NamedTuple):
@@ -113,7 +116,7 @@ class VerifyReport:
         return not self.problems
 
     def __str__(self) -> str:
-        """A table of positive and known rates, counts, and every problem, for a person to read."""
+        """A table of positive and known rates, counts, every problem and the first images in two splits."""
         width = max(len(name) for name in self.schema.attributes)
         columns = [f"{s.split}{' known' * k}" for s in self.splits for k in range(1 + self._partial)]
         lines = [f"{self.path}", "", _line("present, % of known", columns, width)]
@@ -135,7 +138,12 @@ class VerifyReport:
             *(_line(n, [c for v in values for c in (v, *pad)], width) for n, values in counts),
             "",
         ]
-        lines += [*self.repeated, *self.problems]
+        lines += [*self.repeated[:PRINTED]]
+        if len(self.repeated) > PRINTED:
+            lines.append(
+                f"... {len(self.repeated):,} images stand in two splits (with --output all are listed)"
+            )
+        lines += self.problems
         return "\n".join([*lines, self.verdict])
 
     @property
@@ -217,24 +225,21 @@ def summarise(
 ) -> VerifyReport:
     """Draws the findings of each split, with a progress bar, and counts them into a report."""
     problems: list[str] = []
-    repeated: list[str] = []
-    reports = []
-    first_seen: dict[bytes, tuple[str, str]] = {}
+    reports, repeats = [], Repeats()
     for split, expected in counts.items():
         tally, chosen = _Tally(schema.num_attributes), _spread(expected)
-        bar = tqdm(findings[split], desc=f"Verifying {split}", total=expected, unit=" images", disable=None)
-        for position, finding in enumerate(bar):
+        for position, finding in enumerate(
+            progress.over_images(f"Verifying {split}", expected, findings[split])
+        ):
             if isinstance(finding, str):
                 problems.append(finding)
                 continue
             tally.add(finding)
             if position in chosen:
                 tally.shown.append(_show(finding))
-            there, key = first_seen.setdefault(finding.digest, (split, finding.key))
-            if there != split:
-                repeated.append(f"{finding.key} in {split} is the same image as {key} in {there}")
+            repeats.add(split, finding.key, finding.digest)
         reports.append(tally.report(split, expected))
-    return VerifyReport(path, schema, tuple(reports), tuple(problems), tuple(repeated))
+    return VerifyReport(path, schema, tuple(reports), tuple(problems), tuple(repeats.between_splits()))
 
 
 def _spread(count: int) -> set[int]:

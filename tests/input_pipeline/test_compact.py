@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from input_pipeline.folder.compact import CompactStrings, OptionalStrings
+from input_pipeline.storage.compact import CompactStrings, OptionalStrings
 
 
 @settings(deadline=None)

@@ -1,6 +1,7 @@
 """`wsca verify --output`: a page in one file, of bounded size, the same every time, with the right labels."""
 
 import base64
+import dataclasses
 import html
 import re
 
@@ -110,12 +111,22 @@ def test_problems_and_repeated_images_are_listed_and_counted(tmp_path):
     files.images["000002.jpg"] = files.images["000002.jpg"][:-40]
     files.images["000006.jpg"] = files.images["000001.jpg"]
     report = celeba.verify(files.write(), celeba.Options())
-    page = data_page.render(report)
+    written = data_page.write(tmp_path / "page", report)
+    page = written.read_text("utf-8")
     assert "3 of them readable" in page
     (problem,) = re.findall(r"<h2>Problems</h2>.*?<li>(.*?)</li>", page)
     assert "000002.jpg" in problem
     (repeated,) = re.findall(r"<h2>Images in two splits</h2>.*?<li>(.*?)</li>", page)
     assert repeated == "000006.jpg in validation is the same image as 000001.jpg in train"
+    assert (written.parent / data_page.REPEATED_FILE).read_text("utf-8").splitlines() == [repeated]
+
+
+def test_of_images_in_two_splits_the_first_are_printed_and_the_rest_counted(made):
+    _, report = made
+    lines = tuple(f"{i}.jpg in test is the same image as {i}.jpg in train" for i in range(1234))
+    printed = str(dataclasses.replace(report, repeated=lines)).splitlines()
+    assert sum(" is the same image as " in line for line in printed) == verify.PRINTED
+    assert "... 1,234 images stand in two splits (with --output all are listed)" in printed
 
 
 def test_a_long_list_of_problems_is_cut_and_counted():

@@ -9,12 +9,14 @@ from html import escape
 from pathlib import Path
 
 from input_pipeline.storage.verify import Shown, SplitReport, VerifyReport
+from wsca_jax.engine.storage import write_atomically
 from wsca_jax.errors import WscaError
 from wsca_jax.report.elements import MISSING, bar, card, document, sort_value, sortable_head, words
 from wsca_jax.report.style import CHIPS, SCRIPT
 
 PAGE_FILE = "verify.html"
-LISTED = 200  # problems and repeated images; what is more is counted
+REPEATED_FILE = "in_two_splits.txt"
+LISTED = 200  # problems and repeated images; what is more is counted, and of the latter in `REPEATED_FILE`
 NAMED = 60  # attributes of one example, of each kind
 
 OWN_CSS = """
@@ -35,20 +37,20 @@ ul { margin: 0; padding: 12px 16px 12px 34px; font-size: 14px; overflow-wrap: an
 
 
 def write(folder: Path, report: VerifyReport) -> Path:
-    """Writes the page into a folder, made if absent, in one move; returns its path.
+    """Writes the page into a folder, made if absent; returns its path. All images in two splits go beside it.
 
     Raises:
       WscaError: the folder cannot be written.
     """
-    path = folder / PAGE_FILE
-    partial = path.with_name(path.name + ".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(render(report), "utf-8")
-        partial.replace(path)
+        (folder / REPEATED_FILE).unlink(missing_ok=True)
+        if report.repeated:
+            write_atomically(folder / REPEATED_FILE, "".join(f"{line}\n" for line in report.repeated))
+        write_atomically(folder / PAGE_FILE, render(report))
     except OSError as error:
         raise WscaError(f"{folder}: cannot be written: {error.strerror}; choose another --output") from error
-    return path
+    return folder / PAGE_FILE
 
 
 def render(report: VerifyReport) -> str:
