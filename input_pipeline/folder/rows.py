@@ -25,8 +25,10 @@ _WRONG_CODE = 255
 # By a cell's last character; before an empty cell stands the end of the one before it.
 _CODES = np.full(256, _WRONG_CODE, np.uint8)
 _CODES[[ord("0"), ord("1"), _NEWLINE]] = ABSENT, PRESENT, UNKNOWN
+# Where Python ends a line, and what else would tear the lines that name an image.
+_BREAKS = "\t\n\v\f\r\0\x1c\x1d\x1e\x85\u2028\u2029"
 # What the paths of a block, each between two line ends, hold where one may be wrong or not in normal form.
-_DOUBTFUL = ("\n\n", "\n/", "\n.", "//", "/.", "\\", ":", "\0", "\r", "\t")
+_DOUBTFUL = ("\n\n", "\n/", "\n.", "//", "/.", "\\", ":", *_BREAKS.replace("\n", ""))
 # How other tables write what is 1, 0 and nothing here.
 _MEANT = MappingProxyType(
     dict.fromkeys(("true", "t", "yes", "y", "+1", "1.0"), "1")
@@ -100,7 +102,7 @@ def _normal_key(key: str) -> str:
         ("is absolute; write it relative to the table's folder", not parts[0] or key[1:2] == ":"),
         ("has backslashes; write forward slashes", "\\" in key),
         ("leads out of the folder; put the image below it", ".." in parts),
-        ("has a tab, a line break or a zero byte; rename the image", bool(set(key) & set("\t\r\n\0"))),
+        ("has a tab, a line break or a zero byte; rename the image", bool(set(key) & set(_BREAKS))),
         ("is no .jpg, .jpeg or .png; convert the image", not key.lower().endswith(SUFFIXES)),
     ):
         if wrong:

@@ -52,6 +52,16 @@ def edited(draw, data: bytes, most: int = 3) -> bytes:
     return data
 
 
+def first_change(valid: bytes, data: bytes) -> int:
+    """The line of `data`, from 1, above the first that is not as in `valid`: it may lack what follows it.
+
+    What a parser finds wrong stands there or below: a name may be there twice because of a copy above it.
+    """
+    pairs = enumerate(zip(valid, data, strict=False))
+    same = next((i for i, (x, y) in pairs if x != y), min(len(valid), len(data)))
+    return max(1, data[:same].count(b"\n"))
+
+
 def paths_in(record, path=()):
     """Every path of keys in nested dictionaries and lists, but for the whole."""
     items = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from official_files import OfficialCeleba
 
-from input_pipeline import celeba
+from input_pipeline import celeba, scenes
 from input_pipeline.batch import First
 from input_pipeline.classes import count_rates, labels_from_rates
 from input_pipeline.errors import DataError
@@ -84,7 +84,8 @@ def test_data_without_classes_is_one_line(tmp_path, monkeypatch):
     source = celeba.open_split(
         OfficialCeleba(tmp_path / "official", {"0": 5}).write(), "train", celeba.Options()
     )
-    for without in (source, First(source, 3)):
+    rendered = scenes.open_split(None, "train", scenes.Options(train_images=4, validation_images=1))
+    for without in (source, First(source, 3), rendered):
         with pytest.raises(DataError, match="needs examples with classes, and these have none"):
             train_batches(
                 without,

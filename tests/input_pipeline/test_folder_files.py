@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from edits import DEPTHS, complaint, edited
+from edits import DEPTHS, complaint, edited, first_change
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_folder import CELL, OfficialFolder, table_text
@@ -228,6 +228,10 @@ FAULTS = {
         HEADER + '"a\n.jpg",train,1,1\n',
         r"line 2: the path 'a\\n\.jpg' has a tab, a line break",
     ),
+    "what Python calls a line break": (
+        HEADER + "a.jpg,train,1,1\nb\v.png,train,1,1\n",
+        r"line 3: the path 'b\\x0b\.png' has a tab, a line break",
+    ),
     "another kind": (HEADER + "a.gif,train,1,1\n", r"line 2: the path 'a\.gif' is no \.jpg, .* convert"),
     "a line further down": (
         'path,red,caption\na.jpg,1,"one\n\ntwo"\n\nb.png,x,\n',
@@ -363,6 +367,6 @@ def test_any_change_reads_or_is_one_line_that_says_where(changed, examples):
         if message is not None:
             number = re.match(rf"{re.escape(str(path))}, line (\d+)", message)
             assert number, message
-            assert 1 <= int(number[1]) <= 1 + table.count(b"\n") + table.count(b"\r")
+            assert first_change(text, table) <= int(number[1]) <= 1 + table.count(b"\n") + table.count(b"\r")
 
     check()

@@ -8,7 +8,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from toys import OWN, PHRASES, PLAIN, SCHEMA, WEAK, Toys, assert_all_same, expected_tokens, stack, take, train
+from toys import (
+    OWN,
+    PHRASES,
+    PLAIN,
+    SCHEMA,
+    WEAK,
+    ClassedToys,
+    Toys,
+    assert_all_same,
+    expected_tokens,
+    stack,
+    take,
+    train,
+)
 
 from input_pipeline import pipeline
 from input_pipeline.images import ImageOptions, load
@@ -92,6 +105,32 @@ def test_shards_concatenated_are_the_global_batch(toys, shards, start):
 def test_threads_change_nothing(toys, threads):
     expected = take(train(toys, text=OWN, threads=2), 12)
     assert_all_same(take(train(toys, text=OWN, threads=threads), 12), expected)
+
+
+PROTOCOLS = {
+    "known fraction": WeakLabels(seed=3, known_fraction=0.4),
+    "single positive": WeakLabels(seed=3, single_positive=True),
+    "flips": WeakLabels(seed=3, flip_positive=0.3, flip_negative=0.2),
+    "class level": WeakLabels(seed=3, class_level=True, known_fraction=0.7),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_protocol_says_the_same_of_an_example_wherever_it_stands(protocol):
+    """In every epoch, order, batch, shard and thread, and however far the stream has come."""
+    toys, weak = ClassedToys(23), PROTOCOLS[protocol]
+    once = np.zeros((2, 23, 6), np.uint8)
+    first = take(train(toys, weak_labels=weak, batch_size=23, threads=0), 1)[0]
+    once[:, first.index] = first.labels, first.known
+    full = np.stack([toys.labels * toys.known, toys.known])
+    assert (once != full).any()  # it does withhold or change something
+    ways = [{}, {"seed": 9}, {"batch_size": 5}, {"start_step": 7}, {"threads": 8}]
+    ways += [{"shards": 4, "shard": shard} for shard in range(4)]
+    for way in ways:
+        for batch in take(train(toys, **{"weak_labels": weak, **way}), 9):
+            np.testing.assert_array_equal(
+                np.stack([batch.labels, batch.known]), once[:, batch.index], str(way)
+            )
 
 
 def stream(source, steps, **settings):

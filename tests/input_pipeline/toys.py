@@ -6,6 +6,7 @@ import numpy as np
 from official_files import jpeg
 
 from input_pipeline.batch import AttributeBatch, Example
+from input_pipeline.classes import ClassRates
 from input_pipeline.images import ImageOptions
 from input_pipeline.pipeline import train_batches
 from input_pipeline.schema import AttributeSchema
@@ -48,6 +49,16 @@ class Toys:
         told = self.labels[index] * self.known[index]
         caption = f"toy number {index} {told}" if index % 3 else None
         return Example(image, self.labels[index], self.known[index], f"toy-{index}", caption)
+
+
+class ClassedToys(Toys):
+    """Toys of four kinds, each with rates for every attribute."""
+
+    def __init__(self, count):
+        super().__init__(count)
+        rng = np.random.default_rng(1)
+        rates = np.where(rng.random((4, A)) < 0.2, np.nan, rng.random((4, A))).astype(np.float32)
+        self.class_rates = ClassRates(np.arange(count, dtype=np.int32) % 4, rates)
 
 
 def stack(batches: list[AttributeBatch]) -> AttributeBatch:
