@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -61,32 +62,43 @@ class AttributeBranches(nn.Module):
     def __call__(self, tokens: Float[Array, "B h w d"], *, train: bool) -> Branches:
         batch, height, width, channels = tokens.shape
         flat = tokens.reshape(batch, height * width, channels).astype(self.dtype)
-        hidden = nn.relu(self._normalise(self._dense(flat, "bnd,gda->bgna", "input")))
+        hidden = nn.relu(self._normalise(self._hidden(flat)))
         dropped = nn.Dropout(self.dropout, deterministic=not train, name="drop")(hidden)
-        values = self._dense(dropped, "bgnc,gca->bgna", "output")
+        speak = self._output()
         attention = self._attention(hidden)
-        branches = jnp.einsum("bgn,bgna->bga", attention.astype(self.dtype), values)
+        # The mean of values is the value of the mean, as the weights sum to 1. Values are to be looked at.
+        branches = speak(jnp.sum(attention[..., None].astype(self.dtype) * dropped, axis=1))
+        values = jnp.swapaxes(speak(dropped), 1, 2)
         flat = flat + self._feedback(flat, branches)
-        maps = attention.reshape(batch, self.num_groups, height, width)
+        maps = jnp.swapaxes(attention, 1, 2).reshape(batch, self.num_groups, height, width)
         return Branches(flat.reshape(tokens.shape), branches, values, maps)
 
-    def _dense(self, x: Float[Array, "..."], equation: str, name: str) -> Float[Array, "B G N a"]:
-        shape = (self.num_groups, x.shape[-1], self.attr_dim)
+    def _hidden(self, tokens: Float[Array, "B N d"]) -> Float[Array, "B N G a"]:
+        shape = (self.num_groups, tokens.shape[-1], self.attr_dim)
+        kernel, bias = self._dense("input", shape)
+        return jnp.einsum("bnd,gda->bnga", tokens, kernel) + bias
+
+    def _output(self) -> Callable[[Float[Array, "... G a"]], Float[Array, "... G a"]]:
+        kernel, bias = self._dense("output", (self.num_groups, self.attr_dim, self.attr_dim))
+        return lambda x: jnp.einsum("...gc,gca->...ga", x, kernel) + bias
+
+    def _dense(self, name: str, shape: tuple[int, int, int]) -> tuple[Array, Array]:
+        """Kernel [G, in, a] and bias [G, a] of a linear function for each group."""
         kernel = self.param(f"{name}_kernel", _PER_GROUP, shape, jnp.float32)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (shape[0], shape[2]), jnp.float32)
-        return jnp.einsum(equation, x, kernel.astype(self.dtype)) + bias.astype(self.dtype)[:, None]
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
 
-    def _normalise(self, x: Float[Array, "B G N a"]) -> Float[Array, "B G N a"]:
+    def _normalise(self, x: Float[Array, "B N G a"]) -> Float[Array, "B N G a"]:
         """Over a, with a scale and a bias [G, a] of each group's own."""
-        return nn.LayerNorm(reduction_axes=-1, feature_axes=(1, 3), dtype=self.dtype, name="norm")(x)
+        return nn.LayerNorm(reduction_axes=-1, feature_axes=(2, 3), dtype=self.dtype, name="norm")(x)
 
-    def _attention(self, hidden: Float[Array, "B G N a"]) -> Float32[Array, "B G N"]:
+    def _attention(self, hidden: Float[Array, "B N G a"]) -> Float32[Array, "B N G"]:
         # Unit-variance queries: the maps differ between groups from the first step, and are not yet sharp.
         shape = (self.num_groups, self.attr_dim)
         query = self.param("query", nn.initializers.normal(1.0), shape, jnp.float32)
         query = (query / self.attr_dim**0.5).astype(self.dtype)
-        scores = jnp.einsum("bgna,ga->bgn", hidden, query, preferred_element_type=jnp.float32)
-        return jax.nn.softmax(scores, axis=-1)
+        # A sum and not a product of matrices, for which each group's rows would be copied together first.
+        return jax.nn.softmax(jnp.sum(hidden * query, axis=-1, dtype=jnp.float32), axis=1)
 
     def _feedback(
         self, tokens: Float[Array, "B N d"], branches: Float[Array, "B G a"]
