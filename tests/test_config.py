@@ -158,3 +158,20 @@ def test_shipped_configs_make_a_method(spec):
     name = config.data.name
     schema = scenes.SCHEMA if name == "folder" else assembly.data_schema(config)
     assert assembly.build(config, schema, 10_000).method.terms
+
+
+def test_celeba_s_comparison_is_of_modules_and_what_only_they_are_taught():
+    """The trunk, the data, the optimiser and the regularisation of both are the same."""
+    base, full = (
+        config_lib.flat(config_lib.load(f"configs/celeba.py:{name}"))
+        for name in ("laptop_baseline", "laptop")
+    )
+    changed = {key for key in base.keys() | full.keys() if base.get(key, "none") != full.get(key, "none")}
+    modules = ("frequency", "encoder", "router", "decomposer", "alignment")
+    assert {key for key in changed if not key.startswith(tuple(f"model.{name}" for name in modules))} == {
+        "loss.balancing.kind",
+        "loss.start_fraction",
+        "loss.accept.warmup_steps",
+        "loss.accept.ramp_steps",
+        "loss.held_out.fraction",
+    }
