@@ -41,6 +41,11 @@ def stream(options: Options, split: Split, index: int, purpose: Stream) -> Draws
     return Draws(options.seed, SPLITS.index(split), index, purpose)
 
 
+def background_of(options: Options, split: Split, index: int) -> Background:
+    """The background of an image: the first thing that is drawn of it, and quick to know."""
+    return stream(options, split, index, Stream.SCENE).pick(list(Background))
+
+
 def sample(options: Options, split: Split, index: int) -> Factors:
     """The generating factors of image `index` of a split.
 

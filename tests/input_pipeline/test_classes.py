@@ -12,6 +12,7 @@ from input_pipeline.classes import count_rates, labels_from_rates
 from input_pipeline.errors import DataError
 from input_pipeline.images import ImageOptions
 from input_pipeline.pipeline import train_batches
+from input_pipeline.scenes import source as scenes_source
 from input_pipeline.weak_labels import WeakLabels
 
 
@@ -84,8 +85,7 @@ def test_data_without_classes_is_one_line(tmp_path, monkeypatch):
     source = celeba.open_split(
         OfficialCeleba(tmp_path / "official", {"0": 5}).write(), "train", celeba.Options()
     )
-    rendered = scenes.open_split(None, "train", scenes.Options(train_images=4, validation_images=1))
-    for without in (source, First(source, 3), rendered):
+    for without in (source, First(source, 3)):
         with pytest.raises(DataError, match="needs examples with classes, and these have none"):
             train_batches(
                 without,
@@ -94,6 +94,31 @@ def test_data_without_classes_is_one_line(tmp_path, monkeypatch):
                 batch_size=2,
                 seed=0,
             )
+
+
+def test_a_scenes_class_is_its_background(monkeypatch):
+    """Rates are counted from as many training images as are looked at, for every split alike."""
+    monkeypatch.setattr(scenes_source, "RATED", 150)
+    options = scenes.Options(train_images=200, validation_images=20, material_background=0.9)
+    train, validation = (scenes.open_split(None, split, options) for split in ("train", "validation"))
+    backgrounds = [train.factors(index).background for index in range(200)]
+    labels = np.stack([train.labels(index) for index in range(150)])
+    np.testing.assert_array_equal(validation.class_rates.rates, train.class_rates.rates)
+    assert len(train.class_rates.rates) == len({*backgrounds})
+    for index, name in enumerate(backgrounds):
+        like = [other == name for other in backgrounds[:150]]
+        np.testing.assert_allclose(train.class_rates.of_example(index), labels[like].mean(0), rtol=1e-6)
+    weak = WeakLabels(class_level=True)
+    batch = next(train_batches(train, images=ImageOptions(16), weak_labels=weak, batch_size=8, seed=0))
+    rates = train.class_rates.rates[train.class_rates.of[batch.index]]
+    np.testing.assert_array_equal(batch.labels, rates >= 0.6)
+    np.testing.assert_array_equal(batch.known, (rates >= 0.6) | (rates <= 0.4))
+    assert batch.labels[:, scenes.SCHEMA.members[scenes.SCHEMA.groups.index("material")]].sum() > 0
+    seen = [validation.factors(index).background for index in range(20)]
+    first = {name: seen.index(name) for name in seen}
+    of = validation.class_rates.of
+    assert [int(of[first[name]]) for name in seen] == of.tolist()
+    assert len({*of.tolist()}) == len(first)
 
 
 def test_thresholds_that_cross_are_refused():
