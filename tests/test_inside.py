@@ -22,6 +22,7 @@ def maps(trained):
     return inside.attention_maps(trained, examples=EXAMPLES)
 
 
+@pytest.mark.slow
 def test_maps_are_rows_of_the_source_and_sum_to_one(maps):
     assert maps.groups.shape == (EXAMPLES, GROUPS, 4, 4)
     assert maps.attributes.shape == maps.evidence.shape == (EXAMPLES, ATTRIBUTES, 4, 4)

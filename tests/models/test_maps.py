@@ -198,7 +198,7 @@ def test_through_the_decomposer_equal_to_one_gradient_per_attribute(decomposed):
     assert np.abs(np.asarray(slope)[:, 0]).max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["plain", "decomposed"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("decomposed", marks=pytest.mark.slow)])
 def test_evidence_is_the_derivative_by_the_attention_s_scores(name, request):
     """Of the logits as linear functions of the branches; a softmax undoes whatever all tokens share."""
     model, variables, outputs, found = request.getfixturevalue(name)
