@@ -65,7 +65,7 @@ def free_bytes(path: Path) -> int:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file that is either complete or not there, even if the machine stops halfway."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
