@@ -1,12 +1,6 @@
 """Checkpoints of the whole moment: saved in the background, trusted by checksum, restored onto any devices.
 
-    workdir/checkpoints/<step>/           one step: state, metadata, metrics, manifest.json
-    workdir/checkpoints/<step>.saving     that step is being written; left behind by a killed process
-    workdir/checkpoints/deleted/          steps on their way out
-    workdir/quarantine/<step>             a step that failed its checksums, kept for a person to look at
-
-A save is: marker, state to a temporary folder, rename, checksums, marker away. The step before it stays until
-all of that is done, so a process killed at any moment leaves a step that can be trusted.
+What lies where, and which step can be trusted, is `checkpoint_folder`'s to know.
 
 With several processes each writes the arrays it holds, all into one folder that they share. Everything else
 is done by the leading one, and what it finds there is told to the others.
@@ -15,13 +9,10 @@ is done by the leading one, and what it finds there is told to the others.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import math
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -32,19 +23,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wsca_jax.engine import hosts, manifest
+from wsca_jax.engine import hosts
+from wsca_jax.engine.checkpoint_folder import DELETED, CheckpointFolder
 from wsca_jax.engine.fit import check_fit
 from wsca_jax.engine.state import TrainState
 from wsca_jax.engine.storage import check_space, storage_errors
-from wsca_jax.errors import DamagedCheckpointError, Preempted, WscaError
+from wsca_jax.errors import Preempted, WscaError
 
 Target = TypeVar("Target")
-_log = logging.getLogger(__name__)
-_DELETED = "deleted"
-_SAVING = ".saving"
 _SPARE_BYTES = 2**20  # metadata and file-system overhead beside the arrays
 _ABANDON_AFTER = 30  # seconds
-_TRIES_TO_REMOVE = 500  # a hundredth of a second apart
 
 
 class Restored(NamedTuple, Generic[Target]):
@@ -92,17 +80,14 @@ class Checkpoints:
             )
         if keep_best < 0:
             raise WscaError(f"checkpoint.keep_best is {keep_best}; expected 0 or more")
-        # Absolute, because the storage library writes from other threads and refuses relative paths.
-        self._folder = Path(workdir).absolute() / "checkpoints"
-        self._quarantine = Path(workdir).absolute() / "quarantine"
+        self._folder = CheckpointFolder(workdir, read_only=read_only)
         self._keep = (keep_latest, keep_best)
         self._best_metric = best_metric
-        self._read_only = read_only
         self._pending: Future[None] | None = None
         self._background = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         logging.getLogger("absl").addFilter(_not_from_orbax)
         if not read_only:
-            hosts.tell("checkpoints", self._prepare)
+            hosts.tell("checkpoints", self._folder.prepare)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +115,7 @@ class Checkpoints:
           OutOfDiskError: too little space is left; or the save before this one ran out of it.
           WscaError: the save before this one failed, or `metrics` lacks the best metric.
         """
-        if self._read_only:
+        if self._folder.read_only:
             raise ValueError("these checkpoints were opened read-only")
         self.wait()
         step = int(state.step)
@@ -140,12 +125,12 @@ class Checkpoints:
             names = ", ".join(sorted(metrics))
             raise WscaError(f"checkpoint.best_metric is {self._best_metric!r}; expected one of {names}")
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
-        detail = f"; step {step} ({needed} bytes) was not saved, {self._last_good()}"
-        check_space(self._folder, needed, detail)
+        detail = f"; step {step} ({needed} bytes) was not saved, {self._folder.last_saved()}"
+        check_space(self._folder.path, needed, detail)
         scores = {name: float(value) for name, value in (metrics or {}).items()}
         with self._cleaning_up(detail):
             if hosts.is_lead():
-                self._marker(step).touch()
+                self._folder.begin(step)
             if hosts.several():
                 self._hand_over(step, state, scores)
                 self._pending = self._background.submit(self._finish, step, detail)
@@ -198,13 +183,7 @@ class Checkpoints:
     def _finish(self, step: int, detail: str) -> None:
         with self._cleaning_up(detail):
             self._manager.wait_until_finished()
-            hosts.tell(f"saved {step}", functools.partial(self._seal, step))
-
-    def _seal(self, step: int) -> None:
-        """Every process has written all of a step: from here on it can be trusted."""
-        manifest.write(self._folder / str(step))
-        self._marker(step).unlink()
-        _remove(self._folder / _DELETED)
+            hosts.tell(f"saved {step}", functools.partial(self._folder.seal, step))
 
     @contextlib.contextmanager
     def _cleaning_up(self, detail: str) -> Iterator[None]:
@@ -213,18 +192,18 @@ class Checkpoints:
         Where others may still be writing there, the next start does that.
         """
         try:
-            with storage_errors(self._folder, detail):
+            with storage_errors(self._folder.path, detail):
                 yield
         except Exception:
             if not hosts.several():
                 self._let_go()
-                self._clean_if_possible()
+                self._folder.clean_if_possible()
             raise
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         # It reads every step's metrics as it starts, and would stumble over a damaged step.
-        hosts.tell("trusted steps", lambda: [step for step in self.steps() if self._is_good(step)])
+        hosts.tell("trusted steps", lambda: [step for step in self.steps() if self._folder.is_good(step)])
         latest, best = self._keep
         policies = ocp.checkpoint_managers
         kept = policies.AnyPreservationPolicy(
@@ -236,12 +215,11 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=self._rank,
             preservation_policy=kept,
-            todelete_subdir=_DELETED,
+            todelete_subdir=DELETED,
             **(_among_several() if hosts.several() else {}),
         )
-        return ocp.CheckpointManager(
-            self._folder, options=options, **({} if hosts.several() else _of_host_arrays())
-        )
+        writers = {} if hosts.several() else _of_host_arrays()
+        return ocp.CheckpointManager(self._folder.path, options=options, **writers)
 
     def _let_go(self) -> None:
         """Closes the manager, where there is one; the next save makes another that sees what is there now.
@@ -261,10 +239,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Saved steps, oldest first. Whether one can be trusted shows when it is restored."""
-        if not self._folder.is_dir():
-            return []
-        names = [path.name for path in self._folder.iterdir() if path.name.isdecimal()]
-        return sorted(int(name) for name in names if not self._is_unfinished(name))
+        return self._folder.steps()
 
     def restore_latest(self, target: Target) -> Restored[Target] | None:
         """Reads the newest step that passes its checksums.
@@ -294,33 +269,18 @@ class Checkpoints:
         return self._restore_first(self._best_first, target)
 
     def _best_first(self) -> list[int]:
-        metrics = {step: self._metrics(step) for step in self.steps() if self._is_good(step)}
+        metrics = {step: self._folder.metrics(step) for step in self.steps() if self._folder.is_good(step)}
         return sorted(metrics, key=lambda step: (self._rank(metrics[step]), step), reverse=True)
 
     def _restore_first(
         self, candidates: Callable[[], Iterable[int]], target: Target
     ) -> Restored[Target] | None:
-        step = hosts.tell("step to restore", lambda: self._first_good(candidates()))
+        step = hosts.tell("step to restore", lambda: self._folder.first_good(candidates()))
         self._let_go()  # it has not seen what went to quarantine
         return None if step is None else self._restore(step, target)
 
-    def _first_good(self, steps: Iterable[int]) -> int | None:
-        damaged = []
-        for step in steps:
-            if self._is_good(step):
-                return step
-            damaged.append(step)
-        quarantined = sorted(path.name for path in self._quarantine.glob("*"))
-        if damaged or quarantined:
-            raise DamagedCheckpointError(
-                f"{self._folder}: no checkpoint passes its checksums (damaged: "
-                f"{', '.join(quarantined or map(str, damaged))}); bring one back from a copy, "
-                f"or remove {self._quarantine} to start over"
-            )
-        return None
-
     def _restore(self, step: int, target: Target) -> Restored[Target]:
-        path = self._folder / str(step) / "state"
+        path = self._folder.path / str(step) / "state"
         reader = ocp.PyTreeCheckpointHandler()
         check_fit(path, reader.metadata(path).tree, target)
         arguments = ocp.args.PyTreeRestore(
@@ -328,61 +288,7 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=True,
         )
-        return Restored(reader.restore(path, args=arguments), step, self._metrics(step))
-
-    def _metrics(self, step: int) -> dict[str, float]:
-        return ocp.JsonCheckpointHandler().restore(self._folder / str(step) / "metadata")["metrics"]
-
-    # Trust
-
-    def _is_good(self, step: int) -> bool:
-        """Whether a step's files are the ones that were written; where not, says so and moves it away."""
-        folder = self._folder / str(step)
-        found = manifest.damage(folder)
-        if found is None:
-            return True
-        if self._read_only:
-            _log.warning("checkpoint %s is passed over: %s", folder, found)
-            return False
-        self._quarantine.mkdir(exist_ok=True)
-        place = _free_name(self._quarantine / folder.name)
-        folder.rename(place)
-        _log.warning("checkpoint %s is not trusted: %s; moved to %s", folder, found, place)
-        return False
-
-    def _prepare(self) -> None:
-        with storage_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._clean()
-
-    def _clean(self) -> None:
-        """Removes what killed or failed saves left behind."""
-        for marker in self._folder.glob(f"*{_SAVING}"):
-            folder = marker.with_suffix("")
-            if folder.is_dir() and self._is_unfinished(folder.name):
-                _log.warning("checkpoint %s: its save never finished; removed", folder)
-                _remove(folder)
-            marker.unlink()
-        for left in [p for p in self._folder.iterdir() if ocp.utils.TMP_DIR_SUFFIX in p.name]:
-            _remove(left)
-        _remove(self._folder / _DELETED)
-
-    def _clean_if_possible(self) -> None:
-        """`_clean` where an error is on its way to the user, which another one must not hide."""
-        try:
-            self._clean()
-        except OSError as error:
-            _log.warning("%s: the next start removes what the save left (now: %s)", self._folder, error)
-
-    def _is_unfinished(self, name: str) -> bool:
-        return self._marker(name).exists() and not (self._folder / name / manifest.NAME).exists()
-
-    def _marker(self, step: int | str) -> Path:
-        return self._folder / f"{step}{_SAVING}"
-
-    def _last_good(self) -> str:
-        steps = self.steps()
-        return f"the last good step is {steps[-1]}" if steps else "no step was saved before it"
+        return Restored(reader.restore(path, args=arguments), step, self._folder.metrics(step))
 
 
 def _among_several() -> dict[str, Any]:
@@ -434,27 +340,3 @@ def _of_host_arrays() -> dict[str, Any]:
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     """Orbax logs each error four times over with its traceback, and then raises it: once is enough."""
     return "orbax" not in Path(record.pathname).parts
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder in which threads of a failed save may still make and remove files of their own."""
-    for _ in range(_TRIES_TO_REMOVE):
-        try:
-            return shutil.rmtree(folder)
-        except FileNotFoundError:
-            if not folder.exists():
-                return None
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-        time.sleep(0.01)
-    return shutil.rmtree(folder)
-
-
-def _free_name(path: Path) -> Path:
-    """`path`, or the first of path-1, path-2, ... that is not taken."""
-    taken, number = path, 0
-    while taken.exists():
-        number += 1
-        taken = path.with_name(f"{path.name}-{number}")
-    return taken
