@@ -61,6 +61,19 @@ def test_attention_is_what_pools_the_values_and_sums_to_one(branches):
     np.testing.assert_allclose(result.branches, pooled, atol=1e-5)
 
 
+def test_a_channel_is_dropped_at_every_place_of_an_image(branches):
+    variables, tokens, apply = branches
+    plain = jax.tree.map(lambda x: x, variables)
+    plain["params"]["output_kernel"] = np.broadcast_to(np.eye(ATTR, dtype=np.float32), (GROUPS, ATTR, ATTR))
+    plain["params"]["output_bias"] = np.zeros((GROUPS, ATTR), np.float32)
+    module = AttributeBranches(GROUPS, ATTR, dropout=0.5, dtype=jnp.float32)
+    rngs = {"dropout": jax.random.key(3)}
+    dropped, whole = module.apply(plain, tokens, train=True, rngs=rngs).branches, apply(plain).branches
+    kept = np.abs(dropped) > 0
+    np.testing.assert_allclose(dropped, np.where(kept, 2 * whole, 0), rtol=1e-5)
+    assert 0.25 < kept[np.abs(whole) > 0].mean() < 0.75
+
+
 def test_every_parameter_of_every_group_has_a_gradient(branches):
     variables, tokens, apply = branches
     weights = np.random.default_rng(2).normal(size=tokens.shape)

@@ -21,7 +21,8 @@ class Branches(NamedTuple):
 
     Attributes:
       tokens: [B, h, w, d], with what flowed back from the branches.
-      branches: [B, G, a], the groups' features: `attention` times `values`, summed over tokens.
+      branches: [B, G, a], the groups' features: `attention` times `values`, summed over tokens, up to
+        dropout in training.
       values: [B, G, N, a], what the attention averages; N = h w, rows first.
       attention: float32 [B, G, h, w], the weights that pooled the branches; they sum to 1 over (h, w).
     """
@@ -38,18 +39,20 @@ class AttributeBranches(nn.Module):
     With its own weights for each group g, and n running over tokens:
 
         hidden_gn = ReLU(LayerNorm(Dense_g(token_n)))
-        value_gn  = Dense_g(Dropout(hidden_gn))
         weight_g  = softmax over n of query_g . hidden_gn / sqrt(a)
-        branch_g  = sum_n weight_gn value_gn
+        branch_g  = Dense_g(Dropout(sum_n weight_gn hidden_gn))
         token_n  += sum_g sigmoid(Dense(token_n))_g W_g branch_g
 
     The query reads the hidden features, not the values: where to look and what to say are then separate
-    linear functions of one representation. Each token has its own gate for each group.
+    linear functions of one representation. The mean of values Dense_g(hidden_gn) is the value of the mean, as
+    the weights sum to 1, so a channel that is dropped is dropped at every place of an image, as for feature
+    maps (Tompson et al. 2015, arXiv:1411.4280), and nothing is drawn for each token. Each token has its own
+    gate for each group.
 
     Attributes:
       num_groups: G.
       attr_dim: width a of a branch.
-      dropout: rate of the dropout between the two layers, in training.
+      dropout: rate of the dropout between the two layers, in training; one draw for each image and channel.
       dtype: dtype of the matrix products; softmax and normalisation statistics are float32.
     """
 
@@ -63,12 +66,11 @@ class AttributeBranches(nn.Module):
         batch, height, width, channels = tokens.shape
         flat = tokens.reshape(batch, height * width, channels).astype(self.dtype)
         hidden = nn.relu(self._normalise(self._hidden(flat)))
-        dropped = nn.Dropout(self.dropout, deterministic=not train, name="drop")(hidden)
         speak = self._output()
         attention = self._attention(hidden)
-        # The mean of values is the value of the mean, as the weights sum to 1. Values are to be looked at.
-        branches = speak(jnp.sum(attention[..., None].astype(self.dtype) * dropped, axis=1))
-        values = jnp.swapaxes(speak(dropped), 1, 2)
+        seen = jnp.sum(attention[..., None].astype(self.dtype) * hidden, axis=1)
+        branches = speak(nn.Dropout(self.dropout, deterministic=not train, name="drop")(seen))
+        values = jnp.swapaxes(speak(hidden), 1, 2)
         flat = flat + self._feedback(flat, branches)
         maps = jnp.swapaxes(attention, 1, 2).reshape(batch, self.num_groups, height, width)
         return Branches(flat.reshape(tokens.shape), branches, values, maps)
