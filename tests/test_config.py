@@ -9,6 +9,7 @@ from input_pipeline import scenes
 from wsca_jax import assembly
 from wsca_jax import config as config_lib
 from wsca_jax.config import ConfigError
+from wsca_jax.sweep import load as load_sweep
 
 SCENES = "configs/scenes.py:tiny"
 
@@ -175,3 +176,12 @@ def test_celeba_s_comparison_is_of_modules_and_what_only_they_are_taught():
         "loss.accept.ramp_steps",
         "loss.held_out.fraction",
     }
+
+
+@pytest.mark.parametrize(("variant", "rows", "width"), [("ablation", 10, 16), ("wider", 4, 24)])
+def test_every_row_of_celeba_s_sweeps_is_a_configuration(variant, rows, width):
+    sweep = load_sweep(f"configs/sweeps/celeba.py:{variant}")
+    found = [config_lib.load(row.base, row.arguments) for row in sweep.rows]
+    assert len(found) == rows
+    assert {config.model.trunk.width for config in found} == {width}
+    assert {row.reference for row in sweep.rows} <= {row.name for row in sweep.rows}

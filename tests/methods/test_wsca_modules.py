@@ -79,6 +79,24 @@ def test_every_setting_has_its_outputs_and_its_terms(bits):
     assert outputs.logits.shape == batch.labels.shape
 
 
+def test_without_averaged_parameters_training_still_watches_held_out_entries():
+    """Not the fitted ones, which evaluation watches with the others."""
+    overrides = ("--config.loss.weights.pseudo=0.0", "--config.optimizer.ema_decay=0.0")
+    method = build(*overrides, without=("frequency", "encoder", "text", "decomposer", "alignment"))
+    batch = make_batch(method, known=1.0)
+    variables = make_variables(method, batch)
+
+    def measure(train):
+        prepared = method.augment(batch, None)
+        rngs = {name: jax.random.key(0) for name in method.rng_names}
+        outputs, _ = method.forward(method.model, variables, None, prepared, jnp.int32(5), train, rngs)
+        return method.gauges.measure(outputs, prepared, jnp.int32(5))["vote_entries"].sum()
+
+    entries = held_out(batch.index, method.schema.num_attributes, 0.3)
+    assert float(jax.jit(measure, static_argnums=0)(True)) == entries.sum()
+    assert float(jax.jit(measure, static_argnums=0)(False)) == batch.known.size
+
+
 class Run(NamedTuple):
     """A method, what a run of it begins with, and its training step, compiled once."""
 
@@ -141,6 +159,21 @@ def test_a_setting_trains_and_evaluates(bits):
     assert np.isfinite(first.logits).all()
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
+    order = np.random.default_rng(3).permutation(len(batches[0].weight))
+    shuffled = outputs(state.evaluation_variables, jax.tree.map(lambda x: x[order], batches[0]))
+    np.testing.assert_allclose(shuffled.logits, first.logits[order], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", TRAINED)
+def test_no_setting_learns_from_hidden_labels(bits):
+    run = run_of(bits)
+    batches = [make_batch(run.method, length=tokens_of(bits), seed=i) for i in range(4)]
+    before, _ = run.train(batches)
+    after, _ = run.train(flipped(batch, ~batch.known) for batch in batches)
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    known, _ = run.train(flipped(batch, batch.known) for batch in batches)
+    assert not np.array_equal(known.params["heads"]["kernel"], before.params["heads"]["kernel"])
 
 
 @pytest.mark.slow
@@ -340,9 +373,24 @@ def test_the_whole_teacher_looks_at_the_images_as_they_are_and_the_model_at_dist
 
 
 @pytest.mark.slow
-def test_phrases_make_the_prototypes():
-    method = build("--config.model.phrase_prototypes=True", captions="phrases")
-    batch = make_batch(method, length=32)
-    state, _, _ = make_state(method, batch)
+@pytest.mark.parametrize("captions", ["phrases", "none"])
+def test_phrases_make_the_prototypes(captions):
+    """With or without captions beside the images; the tower learns from them."""
+    method = build("--config.model.phrase_prototypes=True", captions=captions)
+    batch = make_batch(method, length=32 if captions == "phrases" else None)
+    state, optimizer, layout = make_state(method, batch)
     assert "prototypes" not in state.params["alignment"]
-    assert evaluate(method, state.variables, batch).alignment.prototypes.shape == (36, 8)
+    reads = any("text_from" in path or "from_text" in path for path in flatten_dict(state.params, sep="/"))
+    assert reads == ("captions" in state.params) == (captions == "phrases")
+    prototypes = evaluate(method, state.variables, batch).alignment.prototypes
+    first, *others = method.model.phrases
+    changed = dataclasses.replace(method, model=method.model.clone(phrases=(first[::-1], *others)))
+    moved = evaluate(changed, state.variables, batch).alignment.prototypes - prototypes
+    assert prototypes.shape == (36, 8)
+    assert np.abs(moved[0]).max() > 1e-4
+    assert not moved[1:].any()
+    only = dataclasses.replace(method, terms=[term for term in method.terms if term.name == "cal"])
+    keys = {name: jax.random.key(1) for name in ("augment", *method.rng_names)}
+    passed = jax.jit(lambda: _pass(state, batch, only, optimizer, layout, keys))()
+    tower = flatten_dict(passed.gradients["encoder"]["text"], sep="/")
+    assert all(np.abs(gradient).max() > 0 for gradient in tower.values())

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Key
 
+from wsca_jax.losses.directions import counted
+
 Scalar = Float32[Array, ""]
 Measure = Literal["correlation", "hsic_linear", "hsic_rbf"]
 Kernel = Literal["linear", "rbf"]
@@ -104,7 +106,7 @@ def cross_correlation(
     Returns:
       A float32 scalar in [0, 1]; 0 for fewer than two examples or groups.
     """
-    branches, weight = _counted(branches, weight)
+    branches, weight = counted(branches, weight), weight.astype(jnp.float32)
     z = _standardised(branches, weight, projection)
     correlation = jnp.einsum("bgk,bhl->gkhl", z * _share(weight)[:, None, None], z, precision=_EXACT)
     chance = 1.0 / jnp.maximum(_effective_count(weight) - 1.0, 1.0)
@@ -142,7 +144,7 @@ def hsic(
       Kornblith et al., Similarity of Neural Network Representations Revisited, 2019 (the normalisation),
       https://arxiv.org/abs/1905.00414
     """
-    branches, weight = _counted(branches, weight)
+    branches, weight = counted(branches, weight), weight.astype(jnp.float32)
     kernels = _kernels(_standardised(branches, weight, projection), kernel)
     criterion = unbiased_hsic(kernels, weight > 0.0)
     norm = lax.rsqrt(jnp.maximum(jnp.diagonal(criterion), _CRITERION))
@@ -197,7 +199,7 @@ def variance_floor(
     """
     if not 0.0 < floor < 1.0:
         raise ValueError(f"floor must lie in (0, 1), found {floor}")
-    branches, weight = _counted(branches, weight)
+    branches, weight = counted(branches, weight), weight.astype(jnp.float32)
     deviation = jnp.sqrt(_centred(_unit_power(branches, weight), weight)[1] + _VARIANCE)
     return jnp.where(_has_two(weight), jnp.mean(jnp.maximum(floor - deviation, 0.0)), 0.0)
 
@@ -208,7 +210,7 @@ def absolute_mean(branches: Float[Array, "B G a"], weight: Float[Array, "B"]) ->
     Returns:
       A float32 scalar in [0, 1], about 0.8 for Gaussian features; 0 for fewer than two examples.
     """
-    branches, weight = _counted(branches, weight)
+    branches, weight = counted(branches, weight), weight.astype(jnp.float32)
     absolute = jnp.abs(_unit_power(branches, weight)).mean((1, 2))
     return jnp.where(_has_two(weight), (absolute * _share(weight)).sum(), 0.0)
 
@@ -233,14 +235,6 @@ def _kernels(z: Float32[Array, "B G k"], kernel: Kernel) -> Float32[Array, "G B 
     squares = (z**2).sum(-1).T
     distances = squares[:, :, None] + squares[:, None, :] - 2.0 * products
     return jnp.exp(-jnp.maximum(distances, 0.0) / (2.0 * z.shape[-1]))
-
-
-def _counted(
-    branches: Float[Array, "B G a"], weight: Float[Array, "B"]
-) -> tuple[Float32[Array, "B G a"], Float32[Array, "B"]]:
-    """Both in float32, with zeros for examples of weight 0: not even a NaN of theirs gets through."""
-    weight = weight.astype(jnp.float32)
-    return jnp.where(weight[:, None, None] > 0.0, branches.astype(jnp.float32), 0.0), weight
 
 
 def _share(weight: Float32[Array, "B"]) -> Float32[Array, "B"]:

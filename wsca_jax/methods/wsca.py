@@ -167,6 +167,8 @@ def forward(
     """One pass through the model; see `wsca_jax.methods.base.Forward`.
 
     In training the model sees `distorted` images, and a teacher that looks at images sees the batch's own.
+    Without averaged parameters votes are the model's own: nothing learns from them (`_check_teacher`), but
+    what training watches are still pseudo labels of held-out entries.
     """
     if not train:
         outputs: Any = model.apply(variables, batch.image, batch.tokens, train=False)
@@ -181,6 +183,7 @@ def forward(
         rngs={name: rngs[name] for name in rngs if name != "distortion"},
         mutable=["batch_stats"],
     )
-    if teacher is not None and outputs.routing is not None:
-        outputs = outputs._replace(pseudo=teach(model, teacher, outputs, batch, step))
+    if outputs.routing is not None:
+        averaged = variables if teacher is None else teacher
+        outputs = outputs._replace(pseudo=teach(model, averaged, outputs, batch, step))
     return outputs, updated["batch_stats"]

@@ -45,7 +45,7 @@ def default_config() -> dict[str, Any]:
         "fusion": fields(GatedFusion),
         "captions": fields(CaptionAlignment),
         **dict.fromkeys(optional_sections()),
-        "phrase_prototypes": False,  # alignment's prototypes from phrases, through the text tower
+        "phrase_prototypes": False,  # alignment's prototypes from phrases, through the text tower `text`
     }
 
 
@@ -63,7 +63,7 @@ def optional_sections() -> dict[str, dict[str, Any]]:
 
 def fields(module: type[nn.Module]) -> dict[str, Any]:
     """A module's settings and their defaults, but for what the model decides for all of its modules."""
-    shared = {"parent", "name", "dtype", "lowering", "text", "norm_parts"}
+    shared = {"parent", "name", "dtype", "lowering", "text", "reads_captions", "norm_parts"}
     return {
         field.name: field.default
         for field in dataclasses.fields(module)
@@ -77,7 +77,8 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
     Args:
       config: the `model` section.
       schema: what is predicted.
-      text: how captions become token ids. Without captions there is no text tower, whatever its section says.
+      text: how captions and phrases become token ids. Where neither is used there is no text tower, whatever
+        its section says.
       devices: over which a batch is spread.
 
     Raises:
@@ -89,7 +90,8 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
     frequency = config.frequency
     parts = _norm_parts(config.trunk, devices)
     grouped = config.encoder is not None or config.decomposer is not None
-    without_captions = config.alignment is None or config.encoder is None or _text_tower(config, text) is None
+    tower, captions = _text_tower(config, text), text.options.columns is not None
+    compared = captions and None not in (config.alignment, config.encoder, tower)
     return WSCA(
         trunk=_trunk(config.trunk, norm_parts=parts, **common),
         tokens=VisualTokens(width, **config.tokens, **common, norm_parts=parts),
@@ -103,12 +105,17 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
         frequency=_optional(frequency, FrequencyBranch, groups, width, **common),
         fusion=None if frequency is None else GatedFusion(width, **config.fusion, **common),
         encoder=_optional(
-            config.encoder, CrossModalEncoder, groups, width, branch, text=_text_tower(config, text), **common
+            config.encoder,
+            CrossModalEncoder,
+            *(groups, width, branch),
+            text=tower,
+            reads_captions=captions,
+            **common,
         ),
         router=_optional(config.router, PseudoLabelRouter, attributes, width, **common),
         decomposer=_optional(config.decomposer, HierarchicalDecomposer, groups, branch, width, **common),
         alignment=_optional(config.alignment, Alignment, attributes, branch, **common),
-        captions=None if without_captions else CaptionAlignment(branch, **config.captions, **common),
+        captions=CaptionAlignment(branch, **config.captions, **common) if compared else None,
         phrases=_phrases(config, schema, text),
     )
 
@@ -125,9 +132,9 @@ def _trunk(config: ConfigDict, **shared: Any) -> ResNet:
 
 
 def _text_tower(config: ConfigDict, text: Text) -> TextTower | None:
-    if config.text is None or text.options.columns is None:
-        return None
     options = text.options
+    if config.text is None or (options.columns is None and not config.phrase_prototypes):
+        return None
     return TextTower(
         options.vocabulary, options.length, config.hidden_size, **config.text, dtype=jnp.dtype(config.dtype)
     )
@@ -138,8 +145,8 @@ def _phrases(config: ConfigDict, schema: AttributeSchema, text: Text) -> tuple[t
         return None
     if config.encoder is None or _text_tower(config, text) is None:
         raise ValueError(
-            "model.phrase_prototypes needs the text tower: set data.text.captions to source or phrases, and "
-            "leave model.encoder and model.text in"
+            "model.phrase_prototypes needs the text tower, which reads the phrases: model.encoder and "
+            "model.text must not be None"
         )
     return tuple(tuple(row) for row in text.encode_phrases(schema).tolist())
 

@@ -211,7 +211,7 @@ def _mavd(config: ConfigDict, fitted: Entries) -> Term:
 
 def _pseudo(config: ConfigDict) -> Term:
     def fn(outputs: Any, batch: Any, step: Array) -> Array:
-        if outputs.pseudo is None:  # evaluation: nothing is unknown there
+        if outputs.pseudo is None:  # evaluation, where nothing is taught
             return jnp.zeros(())
         pseudo = outputs.pseudo
 

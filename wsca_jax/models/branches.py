@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-_PER_GROUP = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
+_PER_GROUP = nn.initializers.lecun_normal(batch_axis=(0,))
 # A token hears all groups at once: the fan-in of what flows back is G a.
 _OVER_GROUPS = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1))
 

@@ -212,6 +212,8 @@ class CrossModalEncoder(nn.Module):
       text_dropout: probability in [0, 1) with which a whole text is dropped, in training.
       text: the tower, ids [B, T] -> `TextTokens`, of width d; None leaves everything about text out, and
         ids that are given all the same are not read.
+      reads_captions: whether tokens read the texts of their images. If not, the tower serves
+        `encode_phrases` alone, and ids that are given are not read.
       dtype: dtype of the matrix products; softmaxes and normalisation statistics are float32.
 
     Raises:
@@ -227,6 +229,7 @@ class CrossModalEncoder(nn.Module):
     dropout: float = 0.1
     text_dropout: float = 0.5
     text: nn.Module | None = None
+    reads_captions: bool = True
     dtype: DTypeLike = jnp.bfloat16
 
     def __post_init__(self) -> None:
@@ -266,7 +269,7 @@ class CrossModalEncoder(nn.Module):
         return self.text.pool(ids, train=train)
 
     def _read(self, ids: Int32[Array, "B T"] | None, batch: int, train: bool) -> TextTokens | None:
-        if self.text is None:
+        if self.text is None or not self.reads_captions:
             return None
         if ids is None and self.is_initializing():
             ids = jnp.zeros((batch, self.text.length), jnp.int32)  # a run may start on images alone

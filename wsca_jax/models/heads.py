@@ -115,7 +115,7 @@ class GroupHeads(nn.Module):
 
     def _hidden(self, features: Float[Array, "B G d"], train: bool) -> Float[Array, "B G h"]:
         groups, width = features.shape[1], self.hidden_size // 2
-        initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
+        initial = nn.initializers.lecun_normal(batch_axis=(0,))
         kernel = self.param("hidden_kernel", initial, (groups, self.hidden_size, width), jnp.float32)
         bias = self.param("hidden_bias", nn.initializers.zeros_init(), (groups, width), jnp.float32)
         hidden = jnp.einsum("bgd,gdh->bgh", features, kernel.astype(self.dtype))

@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-_per_expert = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
+_per_expert = nn.initializers.lecun_normal(batch_axis=(0,))
 # A residual branch starts small, so that the predictor first sees the image much as it was.
 _per_expert_small = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal", batch_axis=(0,))
 _small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
