@@ -17,13 +17,18 @@ laptop_baseline: the trunk of the ablation: a quarter as wide, 48 px, no max poo
 laptop: the same with every module, which have not been shown to help (docs/modules.md).
     10 % of the labels: mAP 0.515 (0.519, 0.511, 0.515); all: 0.625 (0.626, 0.627, 0.622)
     `configs/sweeps/celeba.py` measures what all and each of them are worth.
+    With `--config.model.trunk.width=24`, 10 % of the labels: 0.537 without and 0.535 with modules; all: 0.637
+    and 0.636
 
-On an accelerator, none of them measured yet:
+On an accelerator (`--config configs/celeba.py:full`). No score and no time of them has been measured; what
+`wsca inspect` says before the first step, memory as planned for one device:
 
-baseline: ResNet-50, 224 px, 30 epochs, bfloat16, no modules.
-full: the same with every module: d 768, six layers.
-paper: AdamW at 1e-4, classification first, then the modules' own losses.
-large_batch: a pod: LAMB, batch 4096, 90 epochs. Its dry run: docs/scaling.md.
+baseline: ResNet-50, 224 px, 30 epochs, bfloat16, no modules. 28 M parameters, 4.17 G multiply-adds for an
+    image; 11.9 GiB at its batch of 256.
+full: the same with every module: d 768, six layers. 64 M parameters, 5.84 G multiply-adds; 18.0 GiB.
+paper: AdamW at 1e-4, classification first, then the modules' own losses. The model of `full`; 5.5 GiB at its
+    batch of 64.
+large_batch: a pod: LAMB, batch 4096, 90 epochs. The model of `full`. Its dry run: docs/scaling.md.
 large_batch_lars: the same with LARS.
 
 The figures are of a subset: 7,025 training and 995 validation images of 89x109 pixels, identities apart, all
