@@ -104,7 +104,7 @@ def baseline(config: ConfigDict) -> None:
 
 
 def full(config: ConfigDict) -> None:
-    """`baseline` with every module; a step takes about 1.6 times as long (docs/modules.md)."""
+    """`baseline` with every module; a step takes about 1.5 times as long (docs/modules.md)."""
     baseline(config)
     every_module(config)
 
