@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +103,7 @@ def _begin(
     progress.began(job.name)
     with storage_errors(job.log.parent):
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
+        with job.log.open("ab") as log, _on_cores(share):
             # A session of its own: Ctrl-C reaches this process alone, which then asks the others to save.
             process = subprocess.Popen(
                 command,
@@ -113,10 +113,24 @@ def _begin(
                 start_new_session=True,
                 pass_fds=tuple(keep_open),
             )
-    if share:  # before it has threads, which inherit it
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(process.pid, share)
     return _Running(job, command, process, share)
+
+
+@contextlib.contextmanager
+def _on_cores(share: frozenset[int]) -> Iterator[None]:
+    """A process that is started inside has these cores from its first moment; any, where `share` is empty.
+
+    It has those of the thread that starts it, and so have its own threads.
+    """
+    if not share:
+        yield
+        return
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, share)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def _finish(done: _Running, waiting: deque[Job], failures: list[Failure], progress: SweepProgress) -> None:
