@@ -116,7 +116,7 @@ def build_model(config: ConfigDict, schema: AttributeSchema, text: Text, devices
         decomposer=_optional(config.decomposer, HierarchicalDecomposer, groups, branch, width, **common),
         alignment=_optional(config.alignment, Alignment, attributes, branch, **common),
         captions=CaptionAlignment(branch, **config.captions, **common) if compared else None,
-        phrases=_phrases(config, schema, text),
+        phrases=_phrases(config, schema, text, tower),
     )
 
 
@@ -140,10 +140,12 @@ def _text_tower(config: ConfigDict, text: Text) -> TextTower | None:
     )
 
 
-def _phrases(config: ConfigDict, schema: AttributeSchema, text: Text) -> tuple[tuple[int, ...], ...] | None:
+def _phrases(
+    config: ConfigDict, schema: AttributeSchema, text: Text, tower: TextTower | None
+) -> tuple[tuple[int, ...], ...] | None:
     if not config.phrase_prototypes or config.alignment is None:
         return None
-    if config.encoder is None or _text_tower(config, text) is None:
+    if config.encoder is None or tower is None:
         raise ValueError(
             "model.phrase_prototypes needs the text tower, which reads the phrases: model.encoder and "
             "model.text must not be None"
